@@ -1,0 +1,201 @@
+//! The only door to processes.
+//!
+//! A [`Tool`] knows what it is for and which Debian package has it, so that a missing one is an
+//! error with a remedy. A failing one shows its command line, ready to paste, and the end of its stderr.
+
+use crate::base::error::{Error, Result};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+/// How much of a failing tool's stderr an error carries, in bytes: enough for the last lines.
+const STDERR_TAIL_BYTES: usize = 2048;
+
+/// A foreign program, about to be run.
+pub struct Tool {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    clear_env: bool,
+    stdin: Vec<u8>,
+    package: Option<&'static str>,
+}
+
+/// What a successful run printed.
+pub struct Output {
+    /// Standard output, whole.
+    pub stdout: Vec<u8>,
+    /// Standard error, whole.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Standard output as text, invalid bytes replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+impl Tool {
+    /// A program by name or path.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            program: program.as_ref().to_os_string(),
+            args: Vec::new(),
+            env: Vec::new(),
+            clear_env: false,
+            stdin: Vec::new(),
+            package: None,
+        }
+    }
+
+    /// Names the Debian package to install when the program is missing.
+    #[must_use]
+    pub fn package(mut self, package: &'static str) -> Self {
+        self.package = Some(package);
+        self
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_os_string());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_os_string()));
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_os_string(), value.as_ref().to_os_string()));
+        self
+    }
+
+    /// Starts from an empty environment: nothing of the caller's reaches the program.
+    #[must_use]
+    pub fn clear_env(mut self) -> Self {
+        self.clear_env = true;
+        self
+    }
+
+    /// What the program reads from standard input; nothing by default.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// Runs to the end with both outputs captured.
+    ///
+    /// # Errors
+    /// The program is missing or its exit status is not 0.
+    pub fn run(self) -> Result<Output> {
+        let line = self.command_line();
+        let package = self.package;
+        let program = self.program.clone();
+        let output = self.expression().stdout_capture().stderr_capture().unchecked().run();
+        let output = output.map_err(|error| missing(&program, package, &error))?;
+        if output.status.success() {
+            return Ok(Output { stdout: output.stdout, stderr: output.stderr });
+        }
+        Err(failed(&line, &output.status.to_string(), &output.stderr, &output.stdout))
+    }
+
+    /// Starts the program with its output going to `log`, for the caller to watch and end.
+    ///
+    /// # Errors
+    /// The program is missing or `log` cannot be written.
+    pub fn start(self, log: &Path) -> Result<duct::Handle> {
+        let package = self.package;
+        let program = self.program.clone();
+        self.expression()
+            .stderr_to_stdout()
+            .stdout_path(log)
+            .unchecked()
+            .start()
+            .map_err(|error| missing(&program, package, &error))
+    }
+
+    /// Runs to the end on the caller's terminal; gives the exit code.
+    ///
+    /// # Errors
+    /// The program is missing.
+    pub fn run_visible(self) -> Result<i32> {
+        let package = self.package;
+        let program = self.program.clone();
+        let output = duct::cmd(&self.program, &self.args).unchecked().run();
+        let output = output.map_err(|error| missing(&program, package, &error))?;
+        Ok(output.status.code().unwrap_or(1))
+    }
+
+    fn expression(self) -> duct::Expression {
+        let mut expression = duct::cmd(self.program, self.args).stdin_bytes(self.stdin);
+        if self.clear_env {
+            expression = expression.full_env(self.env);
+        } else {
+            for (name, value) in self.env {
+                expression = expression.env(name, value);
+            }
+        }
+        expression
+    }
+
+    fn command_line(&self) -> String {
+        let quote = |word: &OsString| {
+            let word = word.to_string_lossy();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
+            if !word.is_empty() && word.chars().all(plain) {
+                word.into_owned()
+            } else {
+                format!("'{}'", word.replace('\'', r"'\''"))
+            }
+        };
+        let words: Vec<String> = std::iter::once(&self.program).chain(&self.args).map(quote).collect();
+        words.join(" ")
+    }
+}
+
+fn missing(program: &OsStr, package: Option<&str>, error: &std::io::Error) -> Error {
+    let name = program.to_string_lossy();
+    let error = Error::new(format!("running `{name}` failed: {error}"));
+    match package {
+        Some(package) => error.next(format!("install it: apt-get install {package}")),
+        None => error,
+    }
+}
+
+fn failed(line: &str, status: &str, stderr: &[u8], stdout: &[u8]) -> Error {
+    // Some tools (dpkg among them) explain themselves on stdout.
+    let said = if stderr.trim_ascii().is_empty() { stdout } else { stderr };
+    let tail = String::from_utf8_lossy(&said[said.len().saturating_sub(STDERR_TAIL_BYTES)..]).trim().to_string();
+    let shown = if line.len() > 400 { format!("{} …", line.chars().take(400).collect::<String>()) } else { line.to_string() };
+    Error::new(format!("`{shown}` failed ({status}):\n{tail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_names_the_package_to_install() {
+        let error = Tool::new("no-such-program").package("some-package").run().err().unwrap();
+        assert_eq!(error.remedy(), Some("install it: apt-get install some-package"));
+    }
+
+    #[test]
+    fn a_failing_program_shows_its_command_line_and_its_last_words() {
+        let error = Tool::new("sh").args(["-c", "echo 'no room' >&2; exit 3"]).run().err().unwrap();
+        assert_eq!(error.to_string(), "`sh -c 'echo '\\''no room'\\'' >&2; exit 3'` failed (exit status: 3):\nno room");
+    }
+
+    #[test]
+    fn nothing_of_the_callers_environment_reaches_a_cleared_program() {
+        let out = Tool::new("/usr/bin/env").clear_env().env("A", "1").run().unwrap();
+        assert_eq!(out.text(), "A=1\n");
+    }
+}

@@ -1,0 +1,106 @@
+//! Reads the user's folders into model values: the only part of `model` that touches files.
+
+use super::Source;
+use super::overlay::{self, Overlay};
+use super::recipe::{self, Recipe};
+use super::release::{self, Release};
+use super::site::{self, Site};
+use crate::base::error::{Error, Result};
+use crate::base::fs;
+use crate::base::name::{Role, Word};
+use std::path::{Path, PathBuf};
+
+/// The folder that holds `recipes/`, `overlays/` and `images/`.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// The folder itself.
+    pub root: PathBuf,
+}
+
+/// An overlay and the folder it came from.
+#[derive(Debug, Clone)]
+pub struct LoadedOverlay {
+    /// The folder's name.
+    pub name: Word,
+    /// The folder.
+    pub folder: PathBuf,
+    /// `overlay.toml`, checked.
+    pub overlay: Overlay,
+}
+
+impl Project {
+    /// A site file.
+    ///
+    /// # Errors
+    /// With file, line and what to write.
+    pub fn site(path: &Path) -> Result<Site> {
+        fs::must_exist(path, "the site file", "name one with --site FILE, or write site.toml here")?;
+        let text = fs::read_text(path)?;
+        site::parse(&Source { file: path, text: &text })
+    }
+
+    /// `recipes/<role>.toml`.
+    ///
+    /// # Errors
+    /// With file, line and what to write.
+    pub fn recipe(&self, role: Role) -> Result<Recipe> {
+        let path = self.root.join("recipes").join(format!("{role}.toml"));
+        fs::must_exist(&path, "the recipe", "write it, or run where recipes/ is")?;
+        let text = fs::read_text(&path)?;
+        recipe::parse(&Source { file: &path, text: &text })
+    }
+
+    /// Where a role's recipe is.
+    pub fn recipe_path(&self, role: Role) -> PathBuf {
+        self.root.join("recipes").join(format!("{role}.toml"))
+    }
+
+    /// The roles that have a recipe.
+    pub fn roles(&self) -> Vec<Role> {
+        Role::ALL.into_iter().filter(|role| self.recipe_path(*role).exists()).collect()
+    }
+
+    /// `recipes/releases/<name>.toml`.
+    ///
+    /// # Errors
+    /// With file, line and what to write; lists the known releases when there is no such one.
+    pub fn release(&self, name: &Word) -> Result<Release> {
+        let folder = self.root.join("recipes/releases");
+        let path = folder.join(format!("{name}.toml"));
+        if !path.exists() {
+            let known: Vec<String> = fs::sorted_dir(&folder)?
+                .iter()
+                .filter_map(|file| Some(file.file_name()?.to_str()?.strip_suffix(".toml")?.to_string()))
+                .collect();
+            return Err(Error::new(format!("there is no release `{name}` ({} does not exist)", path.display()))
+                .next(format!("use one of: {}", known.join(", "))));
+        }
+        let text = fs::read_text(&path)?;
+        release::parse(&Source { file: &path, text: &text })
+    }
+
+    /// The overlays of a recipe, in its order.
+    ///
+    /// # Errors
+    /// With file, line and what to write; a name without a folder is the recipe's error.
+    pub fn overlays(&self, recipe: &Recipe, recipe_path: &Path) -> Result<Vec<LoadedOverlay>> {
+        let mut overlays = Vec::with_capacity(recipe.overlays.len());
+        for (name, line) in &recipe.overlays {
+            let folder = self.root.join("overlays").join(name.as_str());
+            let path = folder.join("overlay.toml");
+            if !path.exists() {
+                let known: Vec<String> = fs::sorted_dir(&self.root.join("overlays"))?
+                    .iter()
+                    .filter_map(|path| Some(path.file_name()?.to_str()?.to_string()))
+                    .collect();
+                return Err(Error::new(format!("there is no overlay `{name}` ({} does not exist)", path.display()))
+                    .at(recipe_path, *line)
+                    .next(format!("use one of: {}", known.join(", "))));
+            }
+            let text = fs::read_text(&path)?;
+            let overlay = overlay::parse(&Source { file: &path, text: &text })?;
+            overlays.push(LoadedOverlay { name: name.clone(), folder, overlay });
+        }
+        Ok(overlays)
+    }
+}
