@@ -14,4 +14,7 @@
 //! - `base` — errors, digests, names, paths, files, processes
 
 pub mod base;
+pub mod layer;
 pub mod model;
+pub mod plan;
+pub mod store;

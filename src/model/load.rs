@@ -5,9 +5,10 @@ use super::overlay::{self, Overlay};
 use super::recipe::{self, Recipe};
 use super::release::{self, Release};
 use super::site::{self, Site};
-use crate::base::error::{Error, Result};
+use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::name::{Role, Word};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The folder that holds `recipes/`, `overlays/` and `images/`.
@@ -22,10 +23,25 @@ pub struct Project {
 pub struct LoadedOverlay {
     /// The folder's name.
     pub name: Word,
-    /// The folder.
-    pub folder: PathBuf,
+    /// The path of `overlay.toml`.
+    pub file: PathBuf,
+    /// Its text, for lines in messages.
+    pub text: String,
     /// `overlay.toml`, checked.
     pub overlay: Overlay,
+    /// Where the templates came from.
+    pub template_folder: PathBuf,
+    /// `templates/`: file name -> text.
+    pub templates: BTreeMap<String, String>,
+    /// `files/`: path below it -> bytes.
+    pub verbatim: BTreeMap<String, Vec<u8>>,
+}
+
+impl LoadedOverlay {
+    /// The line of `overlay.toml` in which a value begins.
+    pub fn line(&self, span: std::ops::Range<usize>) -> usize {
+        Source { file: &self.file, text: &self.text }.line(&span)
+    }
 }
 
 impl Project {
@@ -99,8 +115,31 @@ impl Project {
             }
             let text = fs::read_text(&path)?;
             let overlay = overlay::parse(&Source { file: &path, text: &text })?;
-            overlays.push(LoadedOverlay { name: name.clone(), folder, overlay });
+            let template_folder = folder.join("templates");
+            let mut templates = BTreeMap::new();
+            for (name, bytes) in folder_files(&template_folder)? {
+                let text = String::from_utf8(bytes)
+                    .map_err(|_| Error::new("a template must be UTF-8").at(template_folder.join(&name), None))?;
+                templates.insert(name, text);
+            }
+            let verbatim = folder_files(&folder.join("files"))?;
+            overlays.push(LoadedOverlay { name: name.clone(), file: path, text, overlay, template_folder, templates, verbatim });
         }
         Ok(overlays)
     }
+}
+
+fn folder_files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    if !folder.exists() {
+        return Ok(files);
+    }
+    for found in walkdir::WalkDir::new(folder).sort_by_file_name() {
+        let found = found.doing(|| format!("reading {}", folder.display()))?;
+        if found.file_type().is_file() {
+            let name = found.path().strip_prefix(folder).unwrap_or(found.path()).to_string_lossy().into_owned();
+            files.insert(name, fs::read(found.path())?);
+        }
+    }
+    Ok(files)
 }

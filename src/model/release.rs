@@ -34,6 +34,12 @@ pub struct Release {
     /// Groups with fixed numbers that have no user of the same name.
     #[serde(default, rename = "group")]
     pub groups: Vec<Group>,
+    /// Numbers of users that the distribution itself fixes, for owners of files.
+    #[serde(default)]
+    pub base_users: BTreeMap<String, u32>,
+    /// Numbers of groups that the distribution itself fixes.
+    #[serde(default)]
+    pub base_groups: BTreeMap<String, u32>,
     /// What maintainer scripts leave behind and no layer may hold.
     #[serde(default)]
     pub clean: Clean,

@@ -1,0 +1,175 @@
+//! Lays packages down in a root and configures them: dpkg does both, inside the root, in a sandbox.
+//!
+//! ```text
+//! base      empty directory: essential packages extracted, then installed by their own dpkg; accounts; the rest
+//! packages  an overlay over the base: what the role needs on top; only the upper directory becomes the layer
+//! both      end with `finish`: services off, identities, logs and caches gone
+//! ```
+//!
+//! Services never start: `policy-rc.d` forbids it, systemd is not running, and there is no network.
+
+use super::accounts;
+use super::deb::{self, Control};
+use super::order::{self, Action};
+use super::sandbox::Sandbox;
+use crate::base::digest::Digest;
+use crate::base::error::{Context, Error, Result};
+use crate::base::fs;
+use crate::model::release::Release;
+use std::path::{Path, PathBuf};
+
+/// Raised whenever the same packages would come out differently: part of the key of every package layer.
+pub const ALGORITHM: u32 = 1;
+
+/// A package that has been fetched.
+#[derive(Debug, Clone)]
+pub struct PackageFile {
+    /// Its name, for messages.
+    pub name: String,
+    /// Its sha256.
+    pub digest: Digest,
+    /// Where it lies: a file named by its digest's digits, all in one folder.
+    pub path: PathBuf,
+}
+
+/// What a root is built from.
+pub struct Job<'a> {
+    /// Packages to install.
+    pub packages: &'a [PackageFile],
+    /// The folder that holds them.
+    pub pool: &'a Path,
+    /// Accounts and what to clean.
+    pub release: &'a Release,
+    /// Answers to installation questions, in `debconf-set-selections` form.
+    pub debconf: &'a [String],
+    /// The build's time, seconds since 1970.
+    pub epoch: i64,
+}
+
+const DPKG: &[&str] = &["dpkg", "--force-unsafe-io", "--force-confdef", "--force-confold", "--no-pager"];
+const POLICY: &str = "#!/bin/sh\n# The image is being built: nothing starts.\nexit 101\n";
+const PRESET: &str = "# A unit that no overlay enables stays off.\ndisable *\n";
+
+impl Job<'_> {
+    /// Fills an empty directory with the base system.
+    ///
+    /// # Errors
+    /// A package is broken or a maintainer script fails; with its last words.
+    pub fn build_base(&self, root: &Path) -> Result<()> {
+        let controls = self.controls()?;
+        let essential = order::essential(&controls);
+        if essential.is_empty() {
+            return Err(Error::new("the base set has no essential package").next("run: ostack-image lock"));
+        }
+        for position in &essential {
+            deb::extract(&self.packages[*position].path, root)?;
+        }
+        self.prepare(root)?;
+        let preset = root.join("etc/systemd/system-preset/98-ostack.preset");
+        fs::create_dir_all(preset.parent().unwrap_or(root))?;
+        std::fs::write(&preset, PRESET).doing(|| "writing the unit policy")?;
+        let sandbox = self.sandbox(Sandbox::new(root));
+        // The dependency order of the essential packages is circular, so dpkg must be told not to insist.
+        sandbox
+            .run(self.dpkg(&["--force-depends", "--install"], &essential), b"")
+            .doing(|| "installing the essential packages")?;
+        accounts::add(root, &self.release.users, &self.release.groups)?;
+        let rest: Vec<usize> = (0..controls.len()).filter(|one| !essential.contains(one)).collect();
+        let rest_controls: Vec<Control> = rest.iter().map(|one| controls[*one].clone()).collect();
+        self.install(&sandbox, &rest, &rest_controls)?;
+        self.finish(&sandbox)
+    }
+
+    /// Installs the packages over `base`; `upper` (empty before) is the layer, `mount` where both are seen together.
+    ///
+    /// # Errors
+    /// As [`Self::build_base`].
+    pub fn build_packages(&self, base: &Path, upper: &Path, work: &Path, mount: &Path) -> Result<()> {
+        let controls = self.controls()?;
+        let all: Vec<usize> = (0..controls.len()).collect();
+        let sandbox = self.sandbox(Sandbox::new(mount).overlay(base, upper, work));
+        let write_policy = "printf '%s' \"$1\" > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d";
+        sandbox.run(["sh", "-c", write_policy, "sh", POLICY], b"")?;
+        self.install(&sandbox, &all, &controls)?;
+        self.finish(&sandbox)
+    }
+
+    fn controls(&self) -> Result<Vec<Control>> {
+        self.packages.iter().map(|package| deb::control(&package.path)).collect()
+    }
+
+    fn prepare(&self, root: &Path) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        for folder in ["dev", "proc", "sys", "run", "tmp", "var/lib/dpkg/info", "var/lib/dpkg/updates", "usr/sbin"] {
+            fs::create_dir_all(&root.join(folder))?;
+        }
+        for file in ["var/lib/dpkg/status", "var/lib/dpkg/available"] {
+            std::fs::write(root.join(file), "").doing(|| format!("writing {file}"))?;
+        }
+        let policy = root.join("usr/sbin/policy-rc.d");
+        std::fs::write(&policy, POLICY).doing(|| "writing policy-rc.d")?;
+        std::fs::set_permissions(&policy, std::fs::Permissions::from_mode(0o755)).doing(|| "writing policy-rc.d")
+    }
+
+    fn sandbox(&self, sandbox: Sandbox) -> Sandbox {
+        sandbox
+            .bind(self.pool, "/run/ostack/pool")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
+            // The image has an initrd of its own; the kernel's hook would make another.
+            .env("INITRD", "No")
+            .env("SOURCE_DATE_EPOCH", &self.epoch.to_string())
+    }
+
+    fn dpkg(&self, action: &[&str], positions: &[usize]) -> Vec<String> {
+        let mut command: Vec<String> = DPKG.iter().chain(action).map(|word| (*word).to_string()).collect();
+        command.extend(positions.iter().map(|one| format!("/run/ostack/pool/{}", self.packages[*one].digest.hex())));
+        command
+    }
+
+    fn install(&self, sandbox: &Sandbox, positions: &[usize], controls: &[Control]) -> Result<()> {
+        if !self.debconf.is_empty() {
+            let answers = self.debconf.join("\n") + "\n";
+            sandbox.run(["debconf-set-selections"], answers.as_bytes()).doing(|| "answering installation questions")?;
+        }
+        for action in order::actions(controls) {
+            match action {
+                Action::Unpack(list) => {
+                    let list: Vec<usize> = list.iter().map(|one| positions[*one]).collect();
+                    sandbox.run(self.dpkg(&["--unpack"], &list), b"").doing(|| format!("unpacking {} packages", list.len()))?;
+                }
+                Action::Configure(list) => {
+                    let mut command: Vec<String> =
+                        DPKG.iter().chain(&["--no-triggers", "--configure"]).map(|word| (*word).to_string()).collect();
+                    command.extend(list.iter().map(|one| controls[*one]["package"].clone()));
+                    sandbox.run(command, b"").doing(|| "configuring what others need first")?;
+                }
+            }
+        }
+        let command = DPKG.iter().chain(&["--configure", "-a"]).copied();
+        sandbox.run(command, b"").doing(|| "configuring packages")?;
+        Ok(())
+    }
+
+    /// Turns services off and removes what maintainer scripts leave that is no part of an image.
+    fn finish(&self, sandbox: &Sandbox) -> Result<()> {
+        accounts::lint(sandbox, &self.release.users, &self.release.groups)?;
+        let clean = &self.release.clean;
+        let mut script = String::from(
+            "set -e\nrm -f /usr/sbin/policy-rc.d\nrm -rf /etc/systemd/system/*.wants /etc/systemd/system/*.requires\n\
+             rm -f /etc/rc[0-6S].d/[SK]*\n\
+             if [ -x /usr/bin/systemctl ]; then systemctl preset-all --quiet 2>/dev/null; fi\n",
+        );
+        for pattern in &clean.remove {
+            script.push_str(&format!("rm -rf -- {pattern}\n"));
+        }
+        for pattern in &clean.empty {
+            script.push_str(&format!("for d in {pattern}; do [ ! -d \"$d\" ] || find \"$d\" -mindepth 1 -delete; done\n"));
+        }
+        for pattern in &clean.truncate {
+            script.push_str(&format!("for f in {pattern}; do [ ! -f \"$f\" ] || : > \"$f\"; done\n"));
+        }
+        sandbox.run(["sh", "-c", &script], b"").doing(|| "cleaning the root")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! Runs a program inside a root: own mount, PID, network, IPC and UTS namespaces, no network, no host file.
+//!
+//! ```text
+//! ostack-image build ── spawns ──> ostack-image __sandbox SPEC   (new namespaces; mounts the root)
+//!                                        └─ forks ──> pid 1 of the new PID namespace: chroot, exec
+//! ```
+//!
+//! The mounts live in the sandbox's namespace only, so they vanish with it, also after a kill -9; so do
+//! daemons that a maintainer script left running, because the death of pid 1 ends the namespace.
+
+use crate::base::error::{Context, Error, Result};
+use crate::base::fs;
+use crate::base::tool::{Output, Tool};
+use rustix::fs::{FileType, Mode};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change};
+use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
+use std::ffi::CString;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// The hidden verb of the command line that enters a sandbox.
+pub const VERB: &str = "__sandbox";
+
+/// What to run and where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sandbox {
+    root: PathBuf,
+    overlay: Option<Overlay>,
+    binds: Vec<Bind>,
+    env: Vec<(String, String)>,
+    command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Bind {
+    outside: PathBuf,
+    inside: PathBuf,
+    writable: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Overlay {
+    lower: PathBuf,
+    upper: PathBuf,
+    work: PathBuf,
+}
+
+impl Sandbox {
+    /// A sandbox whose root is this directory, written in place.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_path_buf(), overlay: None, binds: Vec::new(), env: Vec::new(), command: Vec::new() }
+    }
+
+    /// Puts an overlayfs at the root: `lower` is read, `upper` takes every change.
+    #[must_use]
+    pub fn overlay(mut self, lower: &Path, upper: &Path, work: &Path) -> Self {
+        let own = Path::to_path_buf;
+        self.overlay = Some(Overlay { lower: own(lower), upper: own(upper), work: own(work) });
+        self
+    }
+
+    /// Shows a directory of the build machine read-only at a path below `/run` of the root.
+    #[must_use]
+    pub fn bind(self, outside: &Path, inside: &str) -> Self {
+        self.bind_as(outside, inside, false)
+    }
+
+    /// The same, writable.
+    #[must_use]
+    pub fn bind_writable(self, outside: &Path, inside: &str) -> Self {
+        self.bind_as(outside, inside, true)
+    }
+
+    fn bind_as(mut self, outside: &Path, inside: &str, writable: bool) -> Self {
+        self.binds.push(Bind { outside: outside.to_path_buf(), inside: PathBuf::from(inside), writable });
+        self
+    }
+
+    /// Sets an environment variable; nothing else of the environment but a fixed PATH and locale is there.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_string(), value.to_string()));
+        self
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Errors
+    /// The namespaces cannot be made, or the command's status is not 0; with its last words.
+    pub fn run<S: AsRef<str>>(&self, command: impl IntoIterator<Item = S>, stdin: &[u8]) -> Result<Output> {
+        let mut spec = self.clone();
+        spec.command = command.into_iter().map(|word| word.as_ref().to_string()).collect();
+        let shown = spec.command.iter().take(6).cloned().collect::<Vec<_>>().join(" ");
+        // A file, because Linux limits a single argument to 128 KiB and a package list may be longer.
+        let mut file = tempfile::NamedTempFile::new().doing(|| "describing the sandbox")?;
+        serde_json::to_writer(&mut file, &spec).doing(|| "describing the sandbox")?;
+        Tool::new(own_program()?)
+            .arg(VERB)
+            .arg(file.path())
+            .clear_env()
+            .stdin(stdin)
+            .run()
+            .map_err(|error| {
+                Error::new(
+                    error.cause().split_once("):\n").map_or_else(|| error.cause().to_string(), |(_, said)| said.to_string()),
+                )
+            })
+            .doing(|| format!("running `{shown}` in the image's root"))
+    }
+}
+
+/// This very program, which is also the sandbox's first process.
+fn own_program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("OSTACK_IMAGE_PROGRAM") {
+        return Ok(path.into());
+    }
+    std::env::current_exe().doing(|| "finding this program's own file")
+}
+
+/// The sandbox's own side: makes the namespaces, runs the command, gives its exit code.
+///
+/// # Errors
+/// A namespace or a mount is refused, most often because the caller is not root.
+pub fn enter(spec: &Path) -> Result<i32> {
+    let sandbox: Sandbox = serde_json::from_str(&fs::read_text(spec)?).doing(|| "reading the sandbox's description")?;
+    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .doing(|| "tying the sandbox to its parent")?;
+    // SAFETY: this process has one thread and shares no file descriptors table with another.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.doing(|| "making namespaces").map_err(|error| error.next("run as root"))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).doing(|| "making mounts private")?;
+    sandbox.mount_root()?;
+    rustix::system::sethostname(b"localhost").doing(|| "naming the sandbox")?;
+    // SAFETY: one thread; the child only makes system calls and execs.
+    match unsafe { libc::fork() } {
+        -1 => Err(Error::new(std::io::Error::last_os_error()).doing("forking the sandbox's first process")),
+        0 => Err(sandbox.exec()),
+        child => wait_for(child),
+    }
+}
+
+fn wait_for(child: i32) -> Result<i32> {
+    let mut status = 0;
+    // SAFETY: waits for our own child.
+    if unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
+        return Err(Error::new(std::io::Error::last_os_error()).doing("waiting for the sandbox"));
+    }
+    Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) })
+}
+
+impl Sandbox {
+    fn mount_root(&self) -> Result<()> {
+        let root = &self.root;
+        match &self.overlay {
+            Some(Overlay { lower, upper, work }) => {
+                // redirect_dir, index and metacopy would leave traces in the upper layer that only this mount understands.
+                let options = format!(
+                    "lowerdir={},upperdir={},workdir={},redirect_dir=off,index=off,metacopy=off,xino=off",
+                    lower.display(),
+                    upper.display(),
+                    work.display()
+                );
+                let options = CString::new(options).map_err(|_| Error::new("a path holds a NUL byte"))?;
+                mount("overlay", root, "overlay", MountFlags::empty(), Some(options.as_c_str()))
+                    .doing(|| format!("mounting an overlay at {}", root.display()))?;
+            }
+            None => mount_bind(root, root).doing(|| format!("mounting {}", root.display()))?,
+        }
+        self.mount_dev(&root.join("dev"))?;
+        for scratch in ["run", "tmp"] {
+            tmpfs(&root.join(scratch), if scratch == "tmp" { c"mode=1777" } else { c"mode=0755" })?;
+        }
+        if root.join("run/lock").parent().is_some_and(Path::exists) {
+            let _ = std::fs::create_dir(root.join("run/lock"));
+        }
+        for Bind { outside, inside, writable } in &self.binds {
+            let target = root.join(inside.strip_prefix("/").unwrap_or(inside));
+            let what = || format!("showing {} at {}", outside.display(), inside.display());
+            std::fs::create_dir_all(&target).doing(what)?;
+            mount_bind(outside, &target).doing(what)?;
+            if !writable {
+                rustix::mount::mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, c"").doing(what)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn mount_dev(&self, dev: &Path) -> Result<()> {
+        tmpfs(dev, c"mode=0755")?;
+        // Numbers: Linux's Documentation/admin-guide/devices.txt.
+        for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
+            let path = dev.join(name);
+            let what = || format!("making the device {}", path.display());
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                &path,
+                FileType::CharacterDevice,
+                Mode::from_raw_mode(0o666),
+                rustix::fs::makedev(1, minor),
+            )
+            .doing(what)?;
+            rustix::fs::chmod(&path, Mode::from_raw_mode(0o666)).doing(what)?;
+        }
+        for (name, target) in
+            [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
+        {
+            symlink(target, dev.join(name)).doing(|| format!("linking /dev/{name}"))?;
+        }
+        for name in ["shm", "pts"] {
+            std::fs::create_dir(dev.join(name)).doing(|| format!("making /dev/{name}"))?;
+        }
+        tmpfs(&dev.join("shm"), c"mode=1777")
+    }
+
+    /// Runs as pid 1 of the sandbox; comes back only with an error.
+    fn exec(&self) -> Error {
+        use std::os::unix::process::CommandExt;
+        let enter = || -> Result<()> {
+            mount("proc", self.root.join("proc"), "proc", MountFlags::empty(), None).doing(|| "mounting /proc")?;
+            rustix::process::chdir(&self.root).doing(|| "entering the root")?;
+            // pivot_root would also hide the host's tree from a root process that tries to leave; the old root goes at once.
+            rustix::process::pivot_root(".", ".").doing(|| "changing the root")?;
+            rustix::mount::unmount(".", UnmountFlags::DETACH).doing(|| "leaving the host's tree")?;
+            rustix::process::chdir("/").doing(|| "entering the root")?;
+            Ok(())
+        };
+        if let Err(error) = enter() {
+            return error;
+        }
+        let Some((program, args)) = self.command.split_first() else { return Error::new("the sandbox has no command") };
+        let error = std::process::Command::new(program)
+            .args(args)
+            .env_clear()
+            .envs([
+                ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+                ("LC_ALL", "C.UTF-8"),
+                ("HOME", "/root"),
+                ("TZ", "UTC"),
+            ])
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .exec();
+        Error::new(error).doing(format!("running `{program}`"))
+    }
+}
+
+fn tmpfs(target: &Path, options: &std::ffi::CStr) -> Result<()> {
+    let what = || format!("mounting a tmpfs at {}", target.display());
+    std::fs::create_dir_all(target).doing(what)?;
+    mount("tmpfs", target, "tmpfs", MountFlags::empty(), Some(options)).doing(what)
+}

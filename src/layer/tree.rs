@@ -1,0 +1,279 @@
+//! A root tree as a value: every path with its type, owner, mode, time and content, sorted.
+//!
+//! Equal trees give equal tar streams and so equal digests. A tree comes from an overlay's rendered files or
+//! from a directory that package tools have filled ([`Tree::scan`]).
+
+use crate::base::error::{Context, Error, Result};
+use crate::base::path::RelPath;
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::btree_map::Entry as Slot;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// A root tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tree(BTreeMap<RelPath, Entry>);
+
+/// One path of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is.
+    pub kind: Kind,
+    /// Owner's number.
+    pub uid: u32,
+    /// Group's number.
+    pub gid: u32,
+    /// Permission bits, with set-uid, set-gid and sticky.
+    pub mode: u32,
+    /// Modification time in seconds since 1970.
+    pub mtime: i64,
+    /// Extended attributes by full name.
+    pub xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File(Content),
+    /// Another name of a file that sorts before it.
+    HardLink(RelPath),
+    /// A directory; `opaque` hides what lower layers have in it.
+    Directory {
+        /// Whether lower layers' entries are hidden.
+        opaque: bool,
+    },
+    /// A symbolic link and its target.
+    Symlink(String),
+    /// A device (character if `character`) with its numbers.
+    Device {
+        /// Character or block device.
+        character: bool,
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A named pipe.
+    Fifo,
+    /// Hides the same path of lower layers.
+    Whiteout,
+}
+
+/// Where a file's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// In memory.
+    Bytes(Vec<u8>),
+    /// In a file of the build machine, of this size in bytes.
+    OnDisk(PathBuf, u64),
+}
+
+impl Content {
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::OnDisk(_, size) => *size,
+        }
+    }
+}
+
+impl Entry {
+    /// A root-owned entry.
+    pub fn new(kind: Kind, mode: u32, mtime: i64) -> Self {
+        Self { kind, uid: 0, gid: 0, mode, mtime, xattrs: BTreeMap::new() }
+    }
+
+    /// The same with another owner.
+    #[must_use]
+    pub fn owned_by(mut self, uid: u32, gid: u32) -> Self {
+        (self.uid, self.gid) = (uid, gid);
+        self
+    }
+}
+
+impl Tree {
+    /// A tree that has only its root directory, root:root 0755.
+    pub fn new(mtime: i64) -> Self {
+        let root = Entry::new(Kind::Directory { opaque: false }, 0o755, mtime);
+        Self(BTreeMap::from([(RelPath::root(), root)]))
+    }
+
+    /// Adds an entry, and the directories above it (root:root 0755) where they are missing.
+    /// A directory may be added again, with other attributes; anything else replaces.
+    pub fn insert(&mut self, path: RelPath, entry: Entry) {
+        let mut above = path.parent();
+        while let Some(parent) = above {
+            above = parent.parent();
+            if let Slot::Vacant(slot) = self.0.entry(parent) {
+                slot.insert(Entry::new(Kind::Directory { opaque: false }, 0o755, entry.mtime));
+            }
+        }
+        self.0.insert(path, entry);
+    }
+
+    /// The entries, directories before what is in them.
+    pub fn iter(&self) -> impl Iterator<Item = (&RelPath, &Entry)> {
+        self.0.iter()
+    }
+
+    /// One entry.
+    pub fn get(&self, path: &RelPath) -> Option<&Entry> {
+        self.0.get(path)
+    }
+
+    /// How many entries there are, the root included.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is nothing but the root.
+    pub fn is_empty(&self) -> bool {
+        self.0.len() <= 1
+    }
+
+    /// Reads a directory. Times later than `latest` become `latest`: what the build itself wrote must not show its clock.
+    /// Overlayfs's marks (0:0 devices, `trusted.overlay.opaque`) become whiteouts and opaque directories.
+    ///
+    /// # Errors
+    /// A path cannot be read, is not UTF-8, or is a socket.
+    pub fn scan(root: &Path, latest: i64) -> Result<Self> {
+        let mut tree = BTreeMap::new();
+        let mut inodes: HashMap<(u64, u64), RelPath> = HashMap::new();
+        // The walk's order is RelPath's own (a directory, then its entries by name), so a hard link points at the first of its names.
+        for found in walkdir::WalkDir::new(root).sort_by_file_name() {
+            let found = found.doing(|| format!("reading the tree {}", root.display()))?;
+            let inside = found.path().strip_prefix(root).unwrap_or(Path::new(""));
+            let Some(text) = inside.to_str() else {
+                return Err(Error::new(format!("the name {} is not UTF-8", inside.display())));
+            };
+            let path: RelPath = text.parse()?;
+            let meta = std::fs::symlink_metadata(found.path()).doing(|| format!("reading {}", found.path().display()))?;
+            let entry = entry_of(found.path(), &path, &meta, latest, &mut inodes)?;
+            tree.insert(path, entry);
+        }
+        Ok(Self(tree))
+    }
+
+    /// Writes the tree into an empty directory, as root.
+    ///
+    /// # Errors
+    /// Something cannot be written or owned.
+    pub fn write_to(&self, root: &Path) -> Result<()> {
+        for (path, entry) in self.iter() {
+            write_entry(&path.under(root), root, entry).doing(|| format!("writing {path}"))?;
+        }
+        // Writing into a directory changes its time, so directories get theirs at the end, deepest first.
+        for (path, entry) in self.0.iter().rev() {
+            if matches!(entry.kind, Kind::Directory { .. }) {
+                set_mtime(&path.under(root), entry.mtime).doing(|| format!("setting the time of {path}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn entry_of(
+    file: &Path,
+    path: &RelPath,
+    meta: &std::fs::Metadata,
+    latest: i64,
+    inodes: &mut HashMap<(u64, u64), RelPath>,
+) -> Result<Entry> {
+    let kind = meta.file_type();
+    let rdev = meta.rdev();
+    let mut xattrs = xattrs(file)?;
+    let kind = if kind.is_dir() {
+        Kind::Directory { opaque: xattrs.remove("trusted.overlay.opaque").is_some() }
+    } else if kind.is_symlink() {
+        let target = std::fs::read_link(file).doing(|| format!("reading the link {path}"))?;
+        Kind::Symlink(target.to_str().ok_or_else(|| Error::new(format!("the link {path} is not UTF-8")))?.to_string())
+    } else if kind.is_char_device() && rdev == 0 {
+        Kind::Whiteout
+    } else if kind.is_char_device() || kind.is_block_device() {
+        Kind::Device { character: kind.is_char_device(), major: rustix::fs::major(rdev), minor: rustix::fs::minor(rdev) }
+    } else if kind.is_fifo() {
+        Kind::Fifo
+    } else if kind.is_file() {
+        match inodes.get(&(meta.dev(), meta.ino())) {
+            Some(first) => Kind::HardLink(first.clone()),
+            None => {
+                if meta.nlink() > 1 {
+                    inodes.insert((meta.dev(), meta.ino()), path.clone());
+                }
+                Kind::File(Content::OnDisk(file.to_path_buf(), meta.len()))
+            }
+        }
+    } else {
+        return Err(Error::new(format!("{path} is a socket, which no layer can hold"))
+            .next("name it under [clean] remove in the release's file"));
+    };
+    xattrs.retain(|name, _| !name.starts_with("trusted.overlay."));
+    if matches!(kind, Kind::HardLink(_)) {
+        xattrs.clear();
+    }
+    let mtime = meta.mtime().min(latest);
+    let mode = if matches!(kind, Kind::Symlink(_)) { 0o777 } else { meta.mode() & 0o7777 };
+    Ok(Entry { kind, uid: meta.uid(), gid: meta.gid(), mode, mtime, xattrs })
+}
+
+fn xattrs(file: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    use rustix::fs::{lgetxattr, llistxattr};
+    let what = || format!("reading the extended attributes of {}", file.display());
+    let mut names = [0u8; 4096];
+    let length = match llistxattr(file, &mut names[..]) {
+        Ok(length) => length,
+        Err(rustix::io::Errno::NOTSUP) => 0,
+        Err(error) => return Err(error).doing(what),
+    };
+    let mut xattrs = BTreeMap::new();
+    for name in names[..length].split(|&c| c == 0).filter(|name| !name.is_empty()) {
+        let Ok(name) = std::str::from_utf8(name) else { continue };
+        let mut value = vec![0u8; 65536];
+        let size = lgetxattr(file, name, &mut value[..]).doing(what)?;
+        value.truncate(size);
+        xattrs.insert(name.to_string(), value);
+    }
+    Ok(xattrs)
+}
+
+fn write_entry(target: &Path, root: &Path, entry: &Entry) -> std::io::Result<()> {
+    use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, XattrFlags};
+    match &entry.kind {
+        Kind::Directory { .. } => {
+            std::fs::create_dir(target).or_else(|error| if target.is_dir() { Ok(()) } else { Err(error) })?
+        }
+        Kind::File(Content::Bytes(bytes)) => std::fs::write(target, bytes)?,
+        Kind::File(Content::OnDisk(source, _)) => std::fs::copy(source, target).map(|_| ())?,
+        Kind::HardLink(first) => return std::fs::hard_link(first.under(root), target),
+        Kind::Symlink(to) => std::os::unix::fs::symlink(to, target)?,
+        Kind::Fifo => rustix::fs::mknodat(rustix::fs::CWD, target, FileType::Fifo, Mode::RUSR, 0)?,
+        Kind::Whiteout => rustix::fs::mknodat(rustix::fs::CWD, target, FileType::CharacterDevice, Mode::RUSR, 0)?,
+        Kind::Device { character, major, minor } => {
+            let kind = if *character { FileType::CharacterDevice } else { FileType::BlockDevice };
+            rustix::fs::mknodat(rustix::fs::CWD, target, kind, Mode::RUSR, rustix::fs::makedev(*major, *minor))?;
+        }
+    }
+    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+    rustix::fs::chownat(rustix::fs::CWD, target, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    if !matches!(entry.kind, Kind::Symlink(_)) {
+        rustix::fs::chmod(target, Mode::from_raw_mode(entry.mode))?;
+    }
+    for (name, value) in &entry.xattrs {
+        rustix::fs::lsetxattr(target, name.as_str(), value, XattrFlags::empty())?;
+    }
+    if matches!(entry.kind, Kind::Directory { opaque: true }) {
+        rustix::fs::lsetxattr(target, "trusted.overlay.opaque", b"y", XattrFlags::empty())?;
+    }
+    set_mtime(target, entry.mtime)
+}
+
+/// Sets a path's own time, also a symbolic link's.
+pub(super) fn set_mtime(target: &Path, seconds: i64) -> std::io::Result<()> {
+    use rustix::fs::{AtFlags, Timespec, Timestamps, utimensat};
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(utimensat(rustix::fs::CWD, target, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}

@@ -1,0 +1,98 @@
+//! What templates see.
+
+use crate::base::error::{Error, Result};
+use crate::base::name::{Role, Word};
+use crate::model::load::LoadedOverlay;
+use crate::model::overlay::Parameters;
+use crate::model::recipe::Recipe;
+use crate::model::site::{Network, Node, Site};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// The names of a role's templates: those of the site, the role and the overlay's parameters; with `node` only where a
+/// file is a node's own.
+pub fn of_role(site: &Site, role: Role, release: &Word) -> Map<String, Value> {
+    let nodes = |role: Option<Role>| -> Value {
+        Role::ALL
+            .into_iter()
+            .filter(|one| role.is_none_or(|role| role == *one))
+            .flat_map(|one| site.of_role(one).enumerate().map(|(index, node)| node_value(node, index + 1)))
+            .collect()
+    };
+    let value = json!({
+        "site": { "name": site.name, "region": site.region, "time_zone": site.time_zone },
+        "network": { "management": network(&site.management), "external": network(&site.external) },
+        "nodes": nodes(None),
+        "controllers": nodes(Some(Role::Controller)),
+        "computes": nodes(Some(Role::Compute)),
+        "storages": nodes(Some(Role::Storage)),
+        "role": role.as_str(),
+        "release": release,
+        "dns": site.dns,
+        "ntp": site.ntp,
+        "authorized_keys": site.authorized_keys,
+    });
+    match value {
+        Value::Object(map) => map,
+        _ => unreachable!("json! made an object"),
+    }
+}
+
+/// What a template of this node sees as `node`.
+pub fn of_node(site: &Site, node: &Node) -> Value {
+    let index = site.of_role(node.role).position(|one| one.name == node.name).unwrap_or(0);
+    node_value(node, index + 1)
+}
+
+fn network(network: &Network) -> Value {
+    json!({
+        "subnet": network.subnet,
+        "address": network.subnet.address(),
+        "prefix": network.subnet.prefix(),
+        "netmask": network.subnet.netmask(),
+        "vip": network.vip,
+        "gateway": network.gateway,
+        "mtu": network.mtu,
+    })
+}
+
+fn node_value(node: &Node, index: usize) -> Value {
+    json!({
+        "name": node.name, "role": node.role, "index": index,
+        "management": node.management, "external": node.external,
+        "mac": node.mac, "external_mac": node.external_mac, "serial": node.serial,
+    })
+}
+
+/// An overlay's parameters: its defaults, then the recipe's values, then the site's.
+///
+/// # Errors
+/// A parameter that the overlay does not have, or a value of another type than its default's.
+pub fn parameters(
+    overlay: &LoadedOverlay,
+    recipe: &Recipe,
+    recipe_file: &Path,
+    site: &Site,
+    site_file: &Path,
+) -> Result<Parameters> {
+    let mut merged = overlay.overlay.parameters.clone();
+    for (file, values) in [(recipe_file, recipe.parameters.get(&overlay.name)), (site_file, site.parameters.get(&overlay.name))] {
+        for (name, value) in values.into_iter().flatten() {
+            let Some(old) = merged.get(name) else {
+                let known: Vec<&str> = merged.keys().map(String::as_str).collect();
+                let known =
+                    if known.is_empty() { "it has none".to_string() } else { format!("use one of: {}", known.join(", ")) };
+                return Err(Error::new(format!("the overlay {} has no parameter `{name}`", overlay.name))
+                    .at(file, None)
+                    .next(known));
+            };
+            if !old.same_type(value) {
+                let cause =
+                    format!("the parameter `{name}` of {} is a {}, not a {}", overlay.name, old.type_str(), value.type_str());
+                return Err(Error::new(cause).at(file, None).next(format!("write a value such as {old}")));
+            }
+            merged.insert(name.clone(), value.clone());
+        }
+    }
+    Ok(merged)
+}

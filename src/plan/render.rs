@@ -1,0 +1,174 @@
+//! Templates to text: tera, pure and strict.
+//!
+//! No clock, no random numbers, no environment; nothing is escaped. A name that is not there is an error with the
+//! template's line and the names that are.
+
+use crate::base::error::{Error, Result};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error as _;
+use std::path::Path;
+
+/// The templates of one overlay, parsed.
+pub struct Templates<'a> {
+    tera: tera::Tera,
+    texts: &'a BTreeMap<String, String>,
+    folder: &'a Path,
+}
+
+impl<'a> Templates<'a> {
+    /// Parses every template of an overlay. `folder` is where they came from, for messages.
+    ///
+    /// # Errors
+    /// A template's syntax, with its line.
+    pub fn parse(texts: &'a BTreeMap<String, String>, folder: &'a Path) -> Result<Self> {
+        let mut tera = tera::Tera::default();
+        tera.autoescape_on(Vec::new());
+        // The only built-in function that reads the build machine.
+        tera.register_function("get_env", |_: &HashMap<String, tera::Value>| -> tera::Result<tera::Value> {
+            Err(tera::Error::msg("a template cannot read the environment"))
+        });
+        for (name, text) in texts {
+            tera.add_raw_template(name, text).map_err(|error| syntax(&error, &folder.join(name)))?;
+        }
+        Ok(Self { tera, texts, folder })
+    }
+
+    /// Renders one template.
+    ///
+    /// # Errors
+    /// An unknown name, or a value that a filter or test refuses; with the template's line.
+    pub fn render(&self, name: &str, context: &Map<String, Value>) -> Result<String> {
+        let file = self.folder.join(name);
+        let Some(text) = self.texts.get(name) else {
+            let known: Vec<&str> = self.texts.keys().map(String::as_str).collect();
+            return Err(
+                Error::new(format!("there is no template {}", file.display())).next(format!("use one of: {}", known.join(", ")))
+            );
+        };
+        let values =
+            tera::Context::from_value(Value::Object(context.clone())).map_err(|error| Error::new(error).at(&file, None))?;
+        self.tera.render(name, &values).map_err(|error| explain(&error, &file, text, context))
+    }
+
+    /// Renders a short text that is no file, such as a link's target.
+    ///
+    /// # Errors
+    /// As [`Self::render`]; the caller adds the place.
+    pub fn render_text(text: &str, context: &Map<String, Value>) -> Result<String> {
+        if !text.contains("{{") {
+            return Ok(text.to_string());
+        }
+        let texts = BTreeMap::from([("text".to_string(), text.to_string())]);
+        Templates::parse(&texts, Path::new(""))?.render("text", context)
+    }
+}
+
+/// The innermost message of tera's chain: the outer ones only repeat the template's name.
+fn innermost(error: &tera::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        message = inner.to_string();
+        source = inner.source();
+    }
+    message
+}
+
+fn syntax(error: &tera::Error, file: &Path) -> Error {
+    let message = innermost(error);
+    // pest's report: " --> 3:12" and, in its last line, "= expected …".
+    let line = message
+        .split_once("--> ")
+        .and_then(|(_, rest)| rest.split(':').next())
+        .and_then(|line| line.trim().parse::<usize>().ok());
+    let cause = message.lines().last().unwrap_or_default().trim().trim_start_matches("= ").to_string();
+    Error::new(format!("this is no valid template: {cause}")).at(file, line)
+}
+
+fn explain(error: &tera::Error, file: &Path, text: &str, context: &Map<String, Value>) -> Error {
+    let message = innermost(error);
+    let Some(name) = message.strip_prefix("Variable `").and_then(|rest| rest.split('`').next()) else {
+        let line = quoted(&message).and_then(|word| line_of(text, word));
+        return Error::new(message).at(file, line);
+    };
+    let known = known_names(name, context);
+    let hint = if name.split('.').next() == Some("node") && !context.contains_key("node") {
+        "give the file scope = \"node\" in overlay.toml; only then a template sees `node`".to_string()
+    } else {
+        format!("use one of: {}", known.join(", "))
+    };
+    Error::new(format!("there is no `{name}`")).at(file, line_of(text, name)).next(hint)
+}
+
+/// The names beside the one that is missing: those of the deepest table that exists.
+fn known_names(name: &str, context: &Map<String, Value>) -> Vec<String> {
+    let mut table = context;
+    let mut prefix = String::new();
+    for part in name.split('.') {
+        match table.get(part) {
+            Some(Value::Object(inner)) => {
+                table = inner;
+                prefix = format!("{prefix}{part}.");
+            }
+            _ => break,
+        }
+    }
+    table.keys().map(|key| format!("{prefix}{key}")).collect()
+}
+
+/// Tera keeps no lines for what it renders: the first line that has the name inside a tag is meant.
+fn line_of(text: &str, name: &str) -> Option<usize> {
+    let in_tag = |line: &str| line.contains(name) && (line.contains("{{") || line.contains("{%"));
+    text.lines().position(in_tag).or_else(|| text.lines().position(|line| line.contains(name))).map(|index| index + 1)
+}
+
+fn quoted(message: &str) -> Option<&str> {
+    message.split(['`', '\'']).nth(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn render(text: &str) -> Result<String> {
+        let texts = BTreeMap::from([("t.tera".to_string(), text.to_string())]);
+        let context = json!({ "site": { "name": "guide", "region": "RegionOne" }, "role": "controller" });
+        Templates::parse(&texts, Path::new("overlays/x/templates"))?.render("t.tera", context.as_object().unwrap())
+    }
+
+    #[test]
+    fn nothing_is_escaped() {
+        assert_eq!(render("<{{ site.name }}> & \"{{ role }}\"").unwrap(), "<guide> & \"controller\"");
+    }
+
+    #[test]
+    fn an_unknown_name_is_an_error_with_line_and_known_names() {
+        assert_eq!(
+            render("a\n{{ site.nme }}\n").unwrap_err().to_string(),
+            "overlays/x/templates/t.tera:2: there is no `site.nme`\n  next: use one of: site.name, site.region"
+        );
+    }
+
+    #[test]
+    fn a_role_file_that_asks_for_the_node_is_told_about_scope() {
+        assert_eq!(
+            render("{{ node.name }}").unwrap_err().to_string(),
+            "overlays/x/templates/t.tera:1: there is no `node.name`\n  next: give the file scope = \"node\" in overlay.toml; \
+             only then a template sees `node`"
+        );
+    }
+
+    #[test]
+    fn a_syntax_error_names_its_line() {
+        let error = render("a\nb\n{% if %}\n").unwrap_err().to_string();
+        assert!(error.starts_with("overlays/x/templates/t.tera:3: this is no valid template: expected"), "{error}");
+    }
+
+    #[test]
+    fn a_template_cannot_read_the_environment() {
+        let error = render("{{ get_env(name=\"HOME\") }}").unwrap_err().to_string();
+        assert!(error.contains("cannot read the environment"), "{error}");
+    }
+}

@@ -1,0 +1,251 @@
+//! The plan of one role and of one node.
+
+use super::context;
+use super::files::{self, Accounts, FileSet};
+use super::{Key, Locked, Package, version};
+use crate::base::digest::Digest;
+use crate::base::error::{Error, Result};
+use crate::base::name::{Role, Word};
+use crate::base::path::RelPath;
+use crate::model::load::LoadedOverlay;
+use crate::model::overlay::{Scope, StateClass};
+use crate::model::recipe::Recipe;
+use crate::model::release::Release;
+use crate::model::site::{Node, Site};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Everything that a role's plan is made from.
+pub struct Inputs<'a> {
+    /// The site.
+    pub site: &'a Site,
+    /// Its file, for messages.
+    pub site_file: &'a Path,
+    /// The role.
+    pub role: Role,
+    /// Its recipe.
+    pub recipe: &'a Recipe,
+    /// The recipe's file, for messages.
+    pub recipe_file: &'a Path,
+    /// The recipe's overlays, in its order.
+    pub overlays: &'a [LoadedOverlay],
+    /// The release's name.
+    pub release_name: &'a Word,
+    /// The release.
+    pub release: &'a Release,
+}
+
+/// Every choice made: the steps of a role's image.
+#[derive(Debug)]
+pub struct RolePlan {
+    /// The role.
+    pub role: Role,
+    /// The release's name.
+    pub release: Word,
+    /// The build's time, seconds since 1970.
+    pub epoch: i64,
+    /// The packages by layer.
+    pub locked: Locked,
+    /// Answers to installation questions.
+    pub debconf: Vec<String>,
+    /// Unpacking the tools.
+    pub tools: Key,
+    /// The base layer.
+    pub base: Key,
+    /// The role's package layer.
+    pub packages: Key,
+    /// One layer per overlay that has files for the role.
+    pub overlays: Vec<OverlayStep>,
+    /// Kernel and initrd; the program that becomes `/init` is added by [`RolePlan::boot`].
+    boot: Key,
+    /// Paths that outlive a reboot.
+    pub state: Vec<PlannedState>,
+    /// The kernel command line without the image's digest.
+    pub command_line: String,
+}
+
+/// One overlay's layer.
+#[derive(Debug)]
+pub struct OverlayStep {
+    /// The overlay's name.
+    pub name: Word,
+    /// What goes into the layer.
+    pub files: FileSet,
+    /// The step's key.
+    pub key: Key,
+}
+
+/// A path that outlives a reboot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedState {
+    /// The directory.
+    pub path: RelPath,
+    /// What becomes of it when the node is reimaged.
+    pub class: StateClass,
+    /// Owner's number, where the image does not have the directory.
+    pub uid: u32,
+    /// Group's number.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// What makes the role's image one node.
+#[derive(Debug)]
+pub struct NodePlan {
+    /// The node's own files.
+    pub files: FileSet,
+    /// The seed's key.
+    pub key: Key,
+}
+
+/// Plans a role.
+///
+/// # Errors
+/// A template, a parameter, an owner, or two overlays that write the same path; with file and line.
+pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
+    let accounts = Accounts::new(inputs.release);
+    let context = context::of_role(inputs.site, inputs.role, inputs.release_name);
+    let mut rendered = Vec::new();
+    for overlay in inputs.overlays {
+        let context = with_parameters(&context, overlay, inputs)?;
+        rendered.push((overlay, files::of_overlay(overlay, Scope::Role, inputs.release_name, &accounts, &context)?));
+    }
+    let shown: Vec<(&LoadedOverlay, &FileSet)> = rendered.iter().map(|(overlay, files)| (*overlay, files)).collect();
+    files::no_clash(&shown)?;
+
+    let tools = packages_key("tools", version::TOOLS, &locked.tools);
+    let clean = serde_json::to_string(&inputs.release.clean).unwrap_or_default();
+    let people = serde_json::to_string(&(&inputs.release.users, &inputs.release.groups)).unwrap_or_default();
+    let debconf: Vec<String> = inputs
+        .overlays
+        .iter()
+        .flat_map(|overlay| overlay.overlay.debconf.get(inputs.release_name).cloned().unwrap_or_default())
+        .collect();
+    let root = |step, packages: &[Package]| {
+        packages_key(step, version::PACKAGES, packages)
+            .with("time", locked.epoch)
+            .with("tools", tools.digest())
+            .with("clean", Digest::of(&clean))
+            .with("accounts", Digest::of(&people))
+    };
+    let base = root("base", &locked.base);
+    let packages =
+        root("packages", &locked.role).with("base", base.digest()).with("installation answers", Digest::of(debconf.join("\n")));
+    let overlays = rendered
+        .into_iter()
+        .filter(|(_, files)| !files.is_empty())
+        .map(|(overlay, files)| OverlayStep {
+            name: overlay.name.clone(),
+            key: files_key(&format!("overlay {}", overlay.name), &files, locked.epoch, &tools),
+            files,
+        })
+        .collect();
+    let initrd = serde_json::to_string(&inputs.release.initrd).unwrap_or_default();
+    let boot =
+        Key::new("boot", version::BOOT).with("base", base.digest()).with("initrd", Digest::of(initrd)).with("time", locked.epoch);
+    Ok(RolePlan {
+        role: inputs.role,
+        release: inputs.release_name.clone(),
+        epoch: locked.epoch,
+        debconf,
+        tools,
+        base,
+        packages,
+        overlays,
+        boot,
+        state: state(inputs, &accounts)?,
+        command_line: inputs.release.initrd.command_line.join(" "),
+        locked,
+    })
+}
+
+/// Plans a node: the files of its seed.
+///
+/// # Errors
+/// As [`plan_role`].
+pub fn plan_node(inputs: &Inputs<'_>, locked: &Locked, node: &Node) -> Result<NodePlan> {
+    let accounts = Accounts::new(inputs.release);
+    let mut context = context::of_role(inputs.site, inputs.role, inputs.release_name);
+    context.insert("node".to_string(), context::of_node(inputs.site, node));
+    let mut merged = FileSet::new();
+    let mut owners: BTreeMap<RelPath, &Word> = BTreeMap::new();
+    for overlay in inputs.overlays {
+        let context = with_parameters(&context, overlay, inputs)?;
+        for (path, file) in files::of_overlay(overlay, Scope::Node, inputs.release_name, &accounts, &context)? {
+            if let Some(first) = owners.insert(path.clone(), &overlay.name)
+                && !file.overrides
+            {
+                return Err(Error::new(format!("{path} is written by the overlay {first} too"))
+                    .at(&overlay.file, file.line)
+                    .next("remove it from one of the two, or write override = true here"));
+            }
+            merged.insert(path, file);
+        }
+    }
+    let tools = packages_key("tools", version::TOOLS, &locked.tools);
+    let key = files_key("seed", &merged, locked.epoch, &tools)
+        .with("node", &node.name)
+        .with("role", inputs.role)
+        .with("site", &inputs.site.name);
+    Ok(NodePlan { files: merged, key })
+}
+
+impl RolePlan {
+    /// The key of kernel and initrd, now that the program for `/init` is known.
+    pub fn boot(&self, program: &Digest) -> Key {
+        self.boot.clone().with("ostack-node", program)
+    }
+
+    /// The image's name in the store.
+    pub fn image_name(&self) -> String {
+        format!("{}-{}", self.release, self.role)
+    }
+}
+
+fn with_parameters(context: &Map<String, Value>, overlay: &LoadedOverlay, inputs: &Inputs<'_>) -> Result<Map<String, Value>> {
+    let values = context::parameters(overlay, inputs.recipe, inputs.recipe_file, inputs.site, inputs.site_file)?;
+    let mut context = context.clone();
+    let values = serde_json::to_value(values).map_err(|error| Error::new(error).doing("reading parameters"))?;
+    context.insert("param".to_string(), values);
+    Ok(context)
+}
+
+fn packages_key(step: &str, version: u32, packages: &[Package]) -> Key {
+    packages.iter().fold(Key::new(step, version), |key, package| {
+        key.with(format!("package {}", package.name), format!("{} {}", package.version, package.digest))
+    })
+}
+
+fn files_key(step: &str, files: &FileSet, epoch: i64, tools: &Key) -> Key {
+    let key = Key::new(step, version::OVERLAY).with("time", epoch).with("tools", tools.digest());
+    files.iter().fold(key, |key, (path, file)| key.with(path.to_string(), file.identity()))
+}
+
+fn state(inputs: &Inputs<'_>, accounts: &Accounts) -> Result<Vec<PlannedState>> {
+    let mut paths: BTreeMap<RelPath, PlannedState> = BTreeMap::new();
+    for overlay in inputs.overlays {
+        for entry in
+            overlay.overlay.state.iter().filter(|entry| entry.release.as_ref().is_none_or(|only| only == inputs.release_name))
+        {
+            let line = overlay.line(entry.path.span());
+            let path = entry.path.get_ref().clone();
+            let at = |error: Error| error.at(&overlay.file, line);
+            let (uid, gid) = accounts.numbers(&entry.owner).map_err(at)?;
+            let clash = paths.keys().find(|other| path.is_in(other) || other.is_in(&path));
+            if let Some(other) = clash {
+                return Err(at(Error::new(format!("the state path {path} and {other} lie in each other")))
+                    .next("declare only the outer one, once"));
+            }
+            if path.is_root() {
+                return Err(
+                    at(Error::new("the whole root cannot be a state path")).next("name the directories that must survive")
+                );
+            }
+            paths.insert(path.clone(), PlannedState { path, class: entry.class, uid, gid, mode: entry.mode.0 });
+        }
+    }
+    Ok(paths.into_values().collect())
+}
