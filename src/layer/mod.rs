@@ -12,5 +12,6 @@ pub mod erofs;
 pub mod order;
 pub mod root;
 pub mod sandbox;
+pub mod scratch;
 pub mod tar;
 pub mod tree;

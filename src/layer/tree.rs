@@ -1,7 +1,7 @@
 //! A root tree as a value: every path with its type, owner, mode, time and content, sorted.
 //!
 //! Equal trees give equal tar streams and so equal digests. A tree comes from an overlay's rendered files or
-//! from a directory that package tools have filled ([`Tree::scan`]).
+//! from a directory that package tools have filled ([`Tree::settle`]).
 
 use crate::base::error::{Context, Error, Result};
 use crate::base::path::RelPath;
@@ -134,12 +134,14 @@ impl Tree {
         self.0.len() <= 1
     }
 
-    /// Reads a directory. Times later than `latest` become `latest`: what the build itself wrote must not show its clock.
-    /// Overlayfs's marks (0:0 devices, `trusted.overlay.opaque`) become whiteouts and opaque directories.
+    /// Settles a directory that package tools have filled, and reads it: times later than `latest` become `latest`,
+    /// because what the build itself wrote must not show its clock, and overlayfs's notes about lower layers go.
+    /// Its other marks (0:0 devices, `trusted.overlay.opaque`) become whiteouts and opaque directories.
+    /// The directory afterwards is what [`Tree::write_to`] would make of the tree.
     ///
     /// # Errors
-    /// A path cannot be read, is not UTF-8, or is a socket.
-    pub fn scan(root: &Path, latest: i64) -> Result<Self> {
+    /// A path cannot be read or settled, is not UTF-8, or is a socket.
+    pub fn settle(root: &Path, latest: i64) -> Result<Self> {
         let mut tree = BTreeMap::new();
         let mut inodes: HashMap<(u64, u64), RelPath> = HashMap::new();
         // The walk's order is RelPath's own (a directory, then its entries by name), so a hard link points at the first of its names.
@@ -210,7 +212,13 @@ fn entry_of(
         return Err(Error::new(format!("{path} is a socket, which no layer can hold"))
             .next("name it under [clean] remove in the release's file"));
     };
+    for name in xattrs.keys().filter(|name| name.starts_with("trusted.overlay.")) {
+        rustix::fs::lremovexattr(file, name.as_str()).doing(|| format!("removing {name} of {path}"))?;
+    }
     xattrs.retain(|name, _| !name.starts_with("trusted.overlay."));
+    if meta.mtime() > latest || (meta.mtime() == latest && meta.mtime_nsec() > 0) {
+        set_mtime(file, latest).doing(|| format!("setting the time of {path}"))?;
+    }
     if matches!(kind, Kind::HardLink(_)) {
         xattrs.clear();
     }
