@@ -118,9 +118,7 @@ pub fn hash(extents: &[Extent], size: u64) -> Result<Digest> {
 /// All bytes of one extent, into `out`.
 fn feed(extent: &Extent, out: &mut impl Write) -> Result<()> {
     match &extent.source {
-        Source::Bytes(bytes, start) => {
-            out.write_all(&bytes[*start..*start + extent.length as usize]).doing(|| "writing bytes")
-        }
+        Source::Bytes(bytes, start) => out.write_all(&bytes[*start..*start + extent.length as usize]).doing(|| "writing bytes"),
         Source::File(path, start) => {
             let file = crate::base::fs::open(path)?;
             let mut buffer = vec![0; CHUNK];
@@ -149,9 +147,9 @@ fn zeros(out: &mut impl Write, mut count: u64) -> Result<()> {
 fn copy(file: &File, extents: &[Extent]) -> Result<()> {
     for extent in extents {
         match &extent.source {
-            Source::Bytes(bytes, start) => file
-                .write_all_at(&bytes[*start..*start + extent.length as usize], extent.offset)
-                .doing(|| "writing bytes")?,
+            Source::Bytes(bytes, start) => {
+                file.write_all_at(&bytes[*start..*start + extent.length as usize], extent.offset).doing(|| "writing bytes")?
+            }
             Source::File(path, start) => {
                 let source = crate::base::fs::open(path)?;
                 copy_range(&source, *start, file, extent).doing(|| format!("copying {}", path.display()))?;

@@ -104,28 +104,35 @@ fn runs(extents: &[Extent]) -> Vec<Run> {
 
 /// The numbers of the L2 tables that are needed, sorted.
 fn tables(runs: &[Run]) -> Vec<u64> {
-    let mut tables: Vec<u64> =
-        runs.iter().flat_map(|run| run.first / PER_L2..=(run.first + run.count - 1) / PER_L2).collect();
+    let mut tables: Vec<u64> = runs.iter().flat_map(|run| run.first / PER_L2..=(run.first + run.count - 1) / PER_L2).collect();
     tables.dedup();
     tables
 }
 
 fn header(size: u64, l1_entries: u32, l1_offset: u64) -> Vec<u8> {
+    let [size_high, size_low] = halves(size);
+    let [l1_high, l1_low] = halves(l1_offset);
+    let words: [u32; 25] = [
+        // Version; backing file: offset and length.
+        [3, 0, 0, 0].as_slice(),
+        &[CLUSTER_BITS, size_high, size_low],
+        // No encryption.
+        &[0, l1_entries, l1_high, l1_low],
+        // The refcount table: offset and clusters. Then snapshots: count and offset.
+        &[0, CLUSTER as u32, 1, 0, 0, 0],
+        // Feature bits: incompatible, compatible, autoclear. Then refcounts of 2^4 bits.
+        &[0, 0, 0, 0, 0, 0, 4, HEADER_LENGTH],
+    ]
+    .concat()
+    .try_into()
+    .expect("25 words");
     let mut header = b"QFI\xfb".to_vec();
-    let mut word = |value: u32| header.extend_from_slice(&value.to_be_bytes());
-    let halves = |value: u64| [(value >> 32) as u32, value as u32];
-    // Version; backing file: offset (two words) and length.
-    [3, 0, 0, 0, CLUSTER_BITS].map(&mut word);
-    halves(size).map(&mut word);
-    // No encryption.
-    [0, l1_entries].map(&mut word);
-    halves(l1_offset).map(&mut word);
-    // The refcount table: offset and clusters. Then snapshots: count and offset.
-    halves(CLUSTER).map(&mut word);
-    [1, 0, 0, 0].map(&mut word);
-    // Feature bits: incompatible, compatible, autoclear, two words each. Then refcounts of 2^4 bits.
-    [0, 0, 0, 0, 0, 0, 4, HEADER_LENGTH].map(&mut word);
+    header.extend(words.iter().flat_map(|word| word.to_be_bytes()));
     header
+}
+
+fn halves(value: u64) -> [u32; 2] {
+    [(value >> 32) as u32, value as u32]
 }
 
 #[cfg(test)]
