@@ -18,7 +18,7 @@ fn main() {
     let t = std::time::Instant::now();
     let packages = list(&a[2]);
     eprintln!("hash {:?}", t.elapsed());
-    let job = Job { packages: &packages, pool, release: &release, debconf: &[], epoch: 1_780_000_000 };
+    let job = Job { packages: &packages, pool: pool.into(), release: &release, debconf: &[], epoch: 1_780_000_000 };
     let r = match a[1].as_str() {
         "base" => job.build_base(Path::new(&a[3])),
         _ => job.build_packages(Path::new(&a[3]), Path::new(&a[4]), Path::new(&a[5]), Path::new(&a[6])),

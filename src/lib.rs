@@ -14,6 +14,7 @@
 //! - `base` — errors, digests, names, paths, files, processes
 
 pub mod base;
+pub mod image;
 pub mod layer;
 pub mod model;
 pub mod plan;

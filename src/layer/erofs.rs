@@ -6,21 +6,20 @@ use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use std::path::Path;
 
-/// How a layer is compressed. lz4 reads fastest at boot; zstd halves what is left.
+/// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all: for the few small files of a node or an overlay.
     None,
-    /// zstd at a level that keeps up with one core's unpacking.
-    Zstd,
+    /// lz4: see `docs/decisions/002-layer-filesystem.md` for sizes and times of the others.
+    Lz4,
 }
 
 /// Options of `mkfs.erofs`, in the order in which they are given; part of a layer's key.
 pub fn options(compression: Compression) -> &'static [&'static str] {
     match compression {
         Compression::None => &[],
-        // 64 KiB physical clusters: see docs/decisions/002-layer-filesystem.md for sizes and times.
-        Compression::Zstd => &["-zzstd,level=3", "-C65536"],
+        Compression::Lz4 => &["-zlz4"],
     }
 }
 

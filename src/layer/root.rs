@@ -18,9 +18,6 @@ use crate::base::fs;
 use crate::model::release::Release;
 use std::path::{Path, PathBuf};
 
-/// Raised whenever the same packages would come out differently: part of the key of every package layer.
-pub const ALGORITHM: u32 = 1;
-
 /// A package that has been fetched.
 #[derive(Debug, Clone)]
 pub struct PackageFile {
@@ -37,7 +34,7 @@ pub struct Job<'a> {
     /// Packages to install.
     pub packages: &'a [PackageFile],
     /// The folder that holds them.
-    pub pool: &'a Path,
+    pub pool: PathBuf,
     /// Accounts and what to clean.
     pub release: &'a Release,
     /// Answers to installation questions, in `debconf-set-selections` form.
@@ -113,7 +110,7 @@ impl Job<'_> {
 
     fn sandbox(&self, sandbox: Sandbox) -> Sandbox {
         sandbox
-            .bind(self.pool, "/run/ostack/pool")
+            .bind(&self.pool, "/run/ostack/pool")
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
             // The image has an initrd of its own; the kernel's hook would make another.

@@ -5,6 +5,7 @@
 
 use crate::base::error::{Context, Error, Result};
 use crate::base::path::RelPath;
+use crate::plan::files::{FileKind, FileSet};
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::btree_map::Entry as Slot;
@@ -99,6 +100,33 @@ impl Tree {
     pub fn new(mtime: i64) -> Self {
         let root = Entry::new(Kind::Directory { opaque: false }, 0o755, mtime);
         Self(BTreeMap::from([(RelPath::root(), root)]))
+    }
+
+    /// The tree of an overlay's or a node's rendered files.
+    pub fn of_files(files: &FileSet, mtime: i64) -> Self {
+        let mut tree = Self::new(mtime);
+        for (path, file) in files {
+            let kind = match &file.kind {
+                FileKind::Regular(bytes) => Kind::File(Content::Bytes(bytes.clone())),
+                FileKind::Link(target) => Kind::Symlink(target.clone()),
+                FileKind::Directory => Kind::Directory { opaque: false },
+            };
+            tree.insert(path.clone(), Entry::new(kind, file.mode, mtime).owned_by(file.uid, file.gid));
+        }
+        tree
+    }
+
+    /// The same tree one directory deeper: everything lies below `folder`.
+    ///
+    /// # Errors
+    /// `folder` is no path inside a root.
+    pub fn below(self, folder: &RelPath, mtime: i64) -> Result<Self> {
+        let mut tree = Self::new(mtime);
+        for (path, entry) in self.0 {
+            let path = if path.is_root() { folder.clone() } else { format!("{}/{}", folder.as_str(), path.as_str()).parse()? };
+            tree.insert(path, entry);
+        }
+        Ok(tree)
     }
 
     /// Adds an entry, and the directories above it (root:root 0755) where they are missing.

@@ -1,0 +1,302 @@
+//! Carries a role's plan out: every step that is not in the store yet, then the manifest.
+//!
+//! ```text
+//! tools ─> base ─┬─> packages ─> layer ─┐
+//!                ├─> layer   (meanwhile) ├─> overlays ─> manifest
+//!                └─> kernel, initrd ─────┘
+//! ```
+
+use super::initrd::{self, Initrd};
+use super::manifest::{self, Image, Layer};
+use crate::base::digest::Digest;
+use crate::base::error::{Context, Error, Result};
+use crate::base::fs;
+use crate::layer::erofs::{Compression, Tools, uuid};
+use crate::layer::root::{Job, PackageFile};
+use crate::layer::tree::Tree;
+use crate::layer::{deb, tar};
+use crate::model::release::Release;
+use crate::plan::{Key, OverlayStep, Package, RolePlan};
+use crate::store::{Blob, Record, Store, WriteLock};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Hears which steps run and how long they took.
+pub trait Watch: Sync {
+    /// A step's result was in the store.
+    fn cached(&self, step: &str);
+    /// A step begins.
+    fn begins(&self, step: &str);
+    /// A step ended well after so many seconds.
+    fn done(&self, step: &str, seconds: f64);
+}
+
+/// Builds one role's image.
+pub struct Builder<'a> {
+    /// Where results go.
+    pub store: &'a Store,
+    /// Proof that nobody else writes.
+    pub lock: &'a WriteLock,
+    /// An empty folder for roots.
+    pub scratch: &'a Path,
+    /// What to build.
+    pub plan: &'a RolePlan,
+    /// The release it is planned for.
+    pub release: &'a Release,
+    /// The program that becomes `/init`.
+    pub node_program: &'a Path,
+    /// Who hears of it.
+    pub watch: &'a dyn Watch,
+}
+
+impl Builder<'_> {
+    /// The image, and whether everything was in the store.
+    ///
+    /// # Errors
+    /// A step fails. Steps that ended before stay in the store.
+    pub fn build(&self) -> Result<(Image, bool)> {
+        let plan = self.plan;
+        let (program, _) = Digest::of_file(self.node_program)?;
+        let boot_key = plan.boot(&program);
+        let mut cached = true;
+        let (base, packages, boot) = match (self.found(&plan.base), self.found(&plan.packages), self.found(&boot_key)) {
+            (Some(base), Some(packages), Some(boot)) => (base, packages, boot),
+            (base, packages, boot) => {
+                cached = false;
+                self.roots(base, packages, boot, &boot_key)?
+            }
+        };
+        let mut layers = vec![layer("base", "base", &base)?, layer("packages", "packages", &packages)?];
+        for step in &plan.overlays {
+            let record = match self.found(&step.key) {
+                Some(record) => record,
+                None => {
+                    cached = false;
+                    self.overlay(step)?
+                }
+            };
+            layers.push(layer(step.name.as_str(), "overlay", &record)?);
+        }
+        let output = |name: &str| boot.outputs.get(name).copied().ok_or_else(|| Error::new(format!("the boot step has no {name}")));
+        let image = manifest::write(self.store, plan, layers, output("kernel")?, output("initrd")?)?;
+        Ok((image, cached))
+    }
+
+    fn found(&self, key: &Key) -> Option<Record> {
+        let record = self.store.step(&key.digest())?;
+        self.watch.cached(&key.step);
+        Some(record)
+    }
+
+    /// Runs a step, tells the watch, and remembers its record.
+    fn step(&self, key: &Key, work: impl FnOnce() -> Result<Record>) -> Result<Record> {
+        self.watch.begins(&key.step);
+        let begin = Instant::now();
+        let mut record = work().doing(|| format!("building the step `{}`", key.step))?;
+        record.step.clone_from(&key.step);
+        record.inputs = key.shown();
+        self.store.put_step(&key.digest(), &record)?;
+        self.watch.done(&key.step, begin.elapsed().as_secs_f64());
+        Ok(record)
+    }
+
+    /// What needs a root on disk. While packages are configured, which keeps one core busy, the base becomes a layer on the other.
+    fn roots(&self, base: Option<Record>, packages: Option<Record>, boot: Option<Record>, boot_key: &Key) -> Result<(Record, Record, Record)> {
+        let tools = self.tools()?;
+        let base_root = self.scratch.join("base");
+        fs::create_dir_all(&base_root)?;
+        let base_tree = match &base {
+            Some(record) => {
+                let blob = output(record, "layer")?;
+                self.store.verify(&blob.digest)?;
+                self.timed("unpack base", || Tools { root: &tools }.extract_erofs(&self.store.path(&blob.digest), &base_root))?;
+                Tree::default()
+            }
+            None => {
+                let files = self.package_files(&self.plan.locked.base)?;
+                self.timed("install base", || {
+                    self.job(&files, &[]).build_base(&base_root)?;
+                    Tree::settle(&base_root, self.plan.epoch)
+                })?
+            }
+        };
+        std::thread::scope(|scope| {
+            let beside = scope.spawn(|| -> Result<(Record, Record)> {
+                let base = match base {
+                    Some(record) => record,
+                    None => self.step(&self.plan.base, || self.store_layer(&tools, &base_tree, &base_root, "base", Compression::Lz4))?,
+                };
+                let boot = match boot {
+                    Some(record) => record,
+                    None => self.step(boot_key, || self.boot(&base_root))?,
+                };
+                Ok((base, boot))
+            });
+            let packages = match packages {
+                Some(record) => Ok(record),
+                None => self.step(&self.plan.packages, || self.packages(&tools, &base_root)),
+            };
+            let (base, boot) = beside.join().map_err(|_| Error::new("building the base layer panicked"))??;
+            Ok((base, packages?, boot))
+        })
+    }
+
+    fn timed<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.watch.begins(what);
+        let begin = Instant::now();
+        let value = work()?;
+        self.watch.done(what, begin.elapsed().as_secs_f64());
+        Ok(value)
+    }
+
+    fn job<'a>(&'a self, packages: &'a [PackageFile], debconf: &'a [String]) -> Job<'a> {
+        Job { packages, pool: self.store.pool(), release: self.release, debconf, epoch: self.plan.epoch }
+    }
+
+    fn packages(&self, tools: &Path, base_root: &Path) -> Result<Record> {
+        let files = self.package_files(&self.plan.locked.role)?;
+        let folder = |name: &str| -> Result<PathBuf> {
+            let path = self.scratch.join(name);
+            fs::create_dir_all(&path)?;
+            Ok(path)
+        };
+        let (upper, work, mount) = (folder("packages")?, folder("work")?, folder("root")?);
+        self.timed("install packages", || self.job(&files, &self.plan.debconf).build_packages(base_root, &upper, &work, &mount))?;
+        let tree = Tree::settle(&upper, self.plan.epoch)?;
+        self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)
+    }
+
+    /// The locked packages as files of the store, each checked against its digest: nothing unverified is unpacked.
+    fn package_files(&self, packages: &[Package]) -> Result<Vec<PackageFile>> {
+        let queue = Mutex::new(packages.iter());
+        let check = || -> Result<()> {
+            loop {
+                let next = queue.lock().map_err(|_| Error::new("checking packages panicked"))?.next();
+                let Some(package) = next else { return Ok(()) };
+                self.store.verify(&package.digest).doing(|| format!("checking the package {}", package.name))?;
+            }
+        };
+        std::thread::scope(|scope| {
+            let other = scope.spawn(check);
+            check()?;
+            other.join().map_err(|_| Error::new("checking packages panicked"))?
+        })?;
+        let file = |package: &Package| PackageFile { name: package.name.to_string(), digest: package.digest, path: self.store.path(&package.digest) };
+        Ok(packages.iter().map(file).collect())
+    }
+
+    /// The tools' root, unpacked once per list of packages.
+    fn tools(&self) -> Result<PathBuf> {
+        tools(self.store, self.lock, self.plan, self.watch)
+    }
+
+    /// A root becomes a layer: its identity and its filesystem are made side by side.
+    fn store_layer(&self, tools: &Path, tree: &Tree, root: &Path, name: &str, compression: Compression) -> Result<Record> {
+        let out = tempfile::tempdir_in(self.store.scratch()).doing(|| "creating a scratch folder")?;
+        let image = out.path().join("layer.erofs");
+        let diff_id = std::thread::scope(|scope| {
+            let identity = scope.spawn(|| tar::digest(tree));
+            Tools { root: tools }.make_erofs(root, &image, &filesystem_id(name), self.plan.epoch, compression, "")?;
+            identity.join().map_err(|_| Error::new("hashing the layer panicked"))?
+        })?;
+        let blob = self.store.put_file(&image)?;
+        Ok(layer_record(diff_id, blob, tree.len()))
+    }
+
+    fn overlay(&self, step: &OverlayStep) -> Result<Record> {
+        let tools = self.tools()?;
+        self.step(&step.key, || {
+            let tree = Tree::of_files(&step.files, self.plan.epoch);
+            let out = tempfile::tempdir_in(self.store.scratch()).doing(|| "creating a scratch folder")?;
+            let image = out.path().join("layer.erofs");
+            Tools { root: &tools }.make_erofs_of(&tree, out.path(), &image, &filesystem_id(step.name.as_str()), self.plan.epoch, "")?;
+            let blob = self.store.put_file(&image)?;
+            Ok(layer_record(tar::digest(&tree)?, blob, tree.len()))
+        })
+    }
+
+    fn boot(&self, root: &Path) -> Result<Record> {
+        let spec = &self.release.initrd;
+        let kernels = initrd::kernels(root)?;
+        let [kernel] = &kernels[..] else {
+            return Err(Error::new(format!("the base has {} kernels: {}", kernels.len(), kernels.join(", ")))
+                .next("name exactly one kernel package per flavour under [kernel] in the release's file"));
+        };
+        let pattern = spec.kernel.as_ref().ok_or_else(|| Error::new("the release has no initrd.kernel").next("write kernel = \"/boot/vmlinuz-*\" under [initrd]"))?;
+        let vmlinuz = fs::read(&root.join(pattern.as_str().replace('*', kernel)))?;
+        let bytes = initrd::build(&Initrd {
+            node: &fs::read(self.node_program)?,
+            root,
+            kernel,
+            modules: &spec.modules,
+            load: &spec.load,
+            epoch: u64::try_from(self.plan.epoch).unwrap_or(0),
+        })?;
+        let outputs = [("kernel", self.store.put_bytes(&vmlinuz)?), ("initrd", self.store.put_bytes(&bytes)?)];
+        Ok(Record {
+            outputs: outputs.map(|(name, blob)| (name.to_string(), blob)).into(),
+            facts: BTreeMap::from([("kernel version".to_string(), kernel.clone())]),
+            ..Record::default()
+        })
+    }
+}
+
+/// The root of the locked tools: unpacked, never configured, used by entering it.
+///
+/// # Errors
+/// A tool package is damaged, or the store cannot be written.
+pub fn tools(store: &Store, _lock: &WriteLock, plan: &RolePlan, watch: &dyn Watch) -> Result<PathBuf> {
+    let key = plan.tools.digest();
+    let target = store.tools(&key);
+    if target.exists() {
+        return Ok(target);
+    }
+    watch.begins("tools");
+    let begin = Instant::now();
+    let new = tempfile::tempdir_in(store.scratch()).doing(|| "creating a scratch folder")?;
+    let root = new.path().join("tools");
+    // Packages of a merged-/usr distribution expect these links, which a package outside the set makes.
+    for (link, folder) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
+        fs::create_dir_all(&root.join(folder))?;
+        std::os::unix::fs::symlink(folder, root.join(link)).doing(|| format!("linking /{link}"))?;
+    }
+    for folder in ["dev", "proc", "run", "tmp", "root"] {
+        fs::create_dir_all(&root.join(folder))?;
+    }
+    for package in &plan.locked.tools {
+        store.verify(&package.digest).doing(|| format!("checking the package {}", package.name))?;
+        deb::extract(&store.path(&package.digest), &root)?;
+    }
+    std::fs::rename(&root, &target).doing(|| "storing the tools")?;
+    watch.done("tools", begin.elapsed().as_secs_f64());
+    Ok(target)
+}
+
+/// A filesystem's UUID follows from what the layer is, not from when or where it was made.
+fn filesystem_id(name: &str) -> Digest {
+    Digest::of(format!("ostack layer {name}"))
+}
+
+/// The UUID of the filesystem of a layer, as tools print it.
+pub fn filesystem_uuid(name: &str) -> String {
+    uuid(&filesystem_id(name))
+}
+
+fn layer_record(diff_id: Digest, blob: Blob, entries: usize) -> Record {
+    Record {
+        outputs: BTreeMap::from([("layer".to_string(), blob)]),
+        facts: BTreeMap::from([("diff-id".to_string(), diff_id.to_string()), ("entries".to_string(), entries.to_string())]),
+        ..Record::default()
+    }
+}
+
+fn output(record: &Record, name: &str) -> Result<Blob> {
+    record.outputs.get(name).copied().ok_or_else(|| Error::new(format!("the step `{}` has no {name}", record.step)))
+}
+
+fn layer(name: &str, kind: &str, record: &Record) -> Result<Layer> {
+    let diff_id = record.facts.get("diff-id").ok_or_else(|| Error::new(format!("the step `{}` has no diffID", record.step)))?;
+    Ok(Layer { name: name.to_string(), kind: kind.to_string(), diff_id: diff_id.parse()?, blob: output(record, "layer")? })
+}
