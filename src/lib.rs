@@ -14,4 +14,5 @@
 //! - `base` — errors, digests, names, paths, files, processes
 
 pub mod base;
+pub mod lock;
 pub mod model;
