@@ -3,14 +3,18 @@
 //! In: a release, the packages that recipes ask for, the archives' signed lists. Out: `ostack.lock`
 //! ([`Lock`]) and, from it alone, the package files in the store.
 //!
-//! What must hold: only `lock` resolves ; whoever builds reads the lock, and a lock
+//! What must hold: only `lock` resolves ([`deb::resolve`]); whoever builds reads the lock, and a lock
 //! that no longer fits the recipes is refused ([`ReleaseLock::check`]). Every package is in the lock with
 //! the sha256 that a signature of its archive vouches for.
 //!
 //! - [`file`] the form on disk · [`date`] moments
 //! - [`mirror`] where archives are: explicit, or the build machine's own apt sources
+//! - [`deb`] asks the distribution's solver (apt, in a private folder)
+//!
+//! To add a package backend: one more file beside `deb` with the same `resolve`.
 
 pub mod date;
+pub mod deb;
 pub mod file;
 pub mod mirror;
 
