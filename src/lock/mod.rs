@@ -5,16 +5,18 @@
 //!
 //! What must hold: only `lock` resolves ([`deb::resolve`]); whoever builds reads the lock, and a lock
 //! that no longer fits the recipes is refused ([`ReleaseLock::check`]). Every package is in the lock with
-//! the sha256 that a signature of its archive vouches for.
+//! the sha256 that a signature of its archive vouches for; [`fetch::fetch`] lets nothing else into the store.
 //!
 //! - [`file`] the form on disk · [`date`] moments
 //! - [`mirror`] where archives are: explicit, or the build machine's own apt sources
 //! - [`deb`] asks the distribution's solver (apt, in a private folder)
+//! - [`fetch`] downloads
 //!
 //! To add a package backend: one more file beside `deb` with the same `resolve`.
 
 pub mod date;
 pub mod deb;
+pub mod fetch;
 pub mod file;
 pub mod mirror;
 
