@@ -16,6 +16,7 @@
 pub mod base;
 pub mod image;
 pub mod layer;
+pub mod lock;
 pub mod model;
 pub mod plan;
 pub mod store;

@@ -1,0 +1,297 @@
+//! Resolves a release of the Debian family with apt's own solver.
+//!
+//! apt verifies the archives' lists against the release's keyring and solves each set for an empty system,
+//! without recommended packages:
+//!
+//! - `base`: every essential package and what the release asks for
+//! - `tools`: only what its packages need to run, without the essential packages of a whole system,
+//!   for it is unpacked and never configured
+//! - any other set: what its role asks for, on top of all of `base`
+//!
+//! Sets share one choice of versions. Versions already locked are kept as long as the archive has exactly
+//! them; the digest, size and path of each package come from the verified lists.
+
+mod apt;
+mod index;
+
+use super::mirror::Mirrors;
+use super::{LockedPackage, ReleaseLock};
+use crate::base::digest::Digest;
+use crate::base::error::{Context, Error, Result};
+use crate::base::fs;
+use crate::base::name::{PackageName, Word};
+use crate::model::release::{Backend, Release};
+use apt::Apt;
+use index::{Index, Stanza};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The set that every role's set contains.
+pub const BASE: &str = "base";
+
+/// The set that is solved on its own.
+pub const TOOLS: &str = "tools";
+
+/// What to resolve.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The release's name, for messages.
+    pub name: &'a Word,
+    /// The release.
+    pub release: &'a Release,
+    /// Set name -> the packages asked for. Every set is resolved, `base` even when it is not listed.
+    pub sets: BTreeMap<Word, BTreeSet<PackageName>>,
+}
+
+/// Which versions may change when a release is locked anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// None that the archive still has.
+    None,
+    /// All: everything becomes the newest.
+    All,
+    /// These and the others built from the same sources.
+    Only(BTreeSet<PackageName>),
+}
+
+/// Set name -> the packages that belong to it, by name.
+type Solved<'a> = BTreeMap<Word, BTreeMap<&'a str, Stanza<'a>>>;
+
+/// Finds the exact packages of every set of a release.
+///
+/// When kept versions and what is new cannot go together, what the new packages may depend on is freed
+/// as well. When everything found was locked before, the old lock's suites and epoch stay, so that
+/// locking again changes nothing.
+///
+/// # Errors
+/// The archive does not verify or cannot be reached; a package asked for does not exist (named with its
+/// set); the solver finds no solution (in its own words).
+pub fn resolve(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update, mirrors: &Mirrors) -> Result<ReleaseLock> {
+    resolve_release(request, old, update, mirrors).map_err(|error| error.doing(format!("locking {}", request.name)))
+}
+
+fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update, mirrors: &Mirrors) -> Result<ReleaseLock> {
+    let release = request.release;
+    if release.backend != Backend::Deb {
+        return Err(
+            Error::new("the release's backend is not deb").next("only releases with backend = \"deb\" are resolved by apt")
+        );
+    }
+    known_to_lock(request, old, update)?;
+    let apt = Apt::new(release, mirrors)?;
+    apt.update()?;
+    let suites = apt.suites(mirrors)?;
+    let mut texts = Vec::new();
+    for list in apt.lists()? {
+        texts.push((list.suite, fs::read_text(&list.path)?));
+    }
+    let mut index = Index::default();
+    for (suite, text) in &texts {
+        index.add(*suite, text).map_err(|error| error.doing(format!("reading the suite {}", release.suites[*suite].name)))?;
+    }
+    known_to_archive(request, &index)?;
+
+    let pins = pins(&index, old, update);
+    apt.pin(&pins)?;
+    let solved = match solve(request, &apt, &index) {
+        Err(_) if !pins.is_empty() => {
+            apt.pin(&relaxed(&pins, request, &index, old, update))?;
+            let hint = "let every version change: `ostack-image lock --update`; or take a package out of the recipes";
+            solve(request, &apt, &index).map_err(|error| error.next(hint))?
+        }
+        Err(error) => {
+            return Err(error.next("take one of the packages out of the recipes, or add the suite that has what is missing"));
+        }
+        Ok(solved) => solved,
+    };
+
+    let mut packages: BTreeMap<PackageName, LockedPackage> = BTreeMap::new();
+    for (set, chosen) in &solved {
+        for stanza in chosen.values() {
+            let package = locked(stanza, &index, release, &suites, old)?;
+            let name = package.name.clone();
+            let known = packages.entry(name).or_insert(package);
+            if known.version != stanza.version {
+                return Err(Error::new(format!(
+                    "{} is {} in one set and {} in {set}",
+                    known.name, known.version, stanza.version
+                ))
+                .next("ask for the same alternatives in every recipe"));
+            }
+            known.sets.insert(set.clone());
+        }
+    }
+    let newest = suites.iter().map(|suite| suite.date.unix()).max();
+    let mut lock =
+        ReleaseLock { source_date_epoch: newest.unwrap_or_default(), suites, requested: request.sets.clone(), packages };
+    if let Some(old) = old.filter(|old| vouches(old, &lock)) {
+        lock.source_date_epoch = old.source_date_epoch;
+        lock.suites = old.suites.clone();
+    }
+    Ok(lock)
+}
+
+/// Whether an older lock's suites vouch for everything in a newer lock of the same suites.
+fn vouches(old: &ReleaseLock, new: &ReleaseLock) -> bool {
+    let place =
+        |lock: &ReleaseLock| lock.suites.iter().map(|suite| (suite.archive.clone(), suite.name.clone())).collect::<Vec<_>>();
+    let same = |package: &LockedPackage| {
+        let old = old.packages.get(&package.name);
+        old.is_some_and(|old| (&old.version, old.sha256, &old.suite) == (&package.version, package.sha256, &package.suite))
+    };
+    place(old) == place(new) && new.packages.values().all(same)
+}
+
+/// A name to update that nothing knows is a mistake of whoever typed it.
+fn known_to_lock(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update) -> Result<()> {
+    let Update::Only(names) = update else { return Ok(()) };
+    for name in names {
+        let locked = old.is_some_and(|old| old.packages.contains_key(name));
+        if !locked && !request.sets.values().any(|set| set.contains(name)) {
+            return Err(Error::new(format!("`{name}` cannot be updated: it is not locked"))
+                .next("name packages of ostack.lock, or none to update all"));
+        }
+    }
+    Ok(())
+}
+
+/// Names every package asked for that the archive does not have, with its set.
+fn known_to_archive(request: &Request<'_>, index: &Index<'_>) -> Result<()> {
+    let mut findings = Vec::new();
+    for (set, names) in &request.sets {
+        for name in names.iter().filter(|name| index.versions(name.as_str()).is_empty()) {
+            let providers: Vec<&str> = index.providers(name.as_str()).into_iter().take(8).collect();
+            findings.push(match providers.is_empty() {
+                true => format!("there is no package `{name}`, which {set} asks for"),
+                false => format!("`{name}`, which {set} asks for, is virtual: {} provide it", providers.join(", ")),
+            });
+        }
+    }
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let suites: Vec<&str> = request.release.suites.iter().map(|suite| suite.name.as_str()).collect();
+    Err(Error::new(format!("{} (in {})", findings.join("; "), suites.join(", ")))
+        .next("write the name of a package that these suites have"))
+}
+
+/// The locked versions to keep: name -> version.
+///
+/// Binary packages of one source usually want each other in the same version, so a source of which one
+/// package has to change, or shall, is left free as a whole.
+fn pins<'a>(index: &Index<'a>, old: Option<&ReleaseLock>, update: &Update) -> BTreeMap<&'a str, &'a str> {
+    let (Some(old), false) = (old, *update == Update::All) else { return BTreeMap::new() };
+    let mut kept = Vec::new();
+    let mut free = BTreeSet::new();
+    for package in old.packages.values() {
+        let versions = index.versions(package.name.as_str());
+        let named = matches!(update, Update::Only(names) if names.contains(&package.name));
+        match versions.iter().find(|stanza| is_locked(stanza, package)) {
+            Some(stanza) if !named => kept.push(stanza),
+            _ => free.extend(versions.iter().map(|stanza| stanza.source)),
+        }
+    }
+    kept.into_iter().filter(|stanza| !free.contains(stanza.source)).map(|stanza| (stanza.name, stanza.version)).collect()
+}
+
+/// `pins` without what packages that change or are new may depend on.
+fn relaxed<'a>(
+    pins: &BTreeMap<&'a str, &'a str>,
+    request: &Request<'_>,
+    index: &Index<'a>,
+    old: Option<&ReleaseLock>,
+    update: &Update,
+) -> BTreeMap<&'a str, &'a str> {
+    let locked = |name: &PackageName| old.is_some_and(|old| old.packages.contains_key(name));
+    let new = request.sets.values().flatten().filter(|name| !locked(name));
+    let changing = old.iter().flat_map(|old| old.packages.keys()).filter(|name| !pins.contains_key(name.as_str()));
+    let named = match update {
+        Update::Only(names) => names.iter().collect(),
+        _ => Vec::new(),
+    };
+    // Names borrowed from the index, for those are what is reached.
+    let roots =
+        new.chain(changing).chain(named).filter_map(|name| index.versions(name.as_str()).first()).map(|stanza| stanza.name);
+    let reached = index.reach(roots);
+    pins.iter().filter(|(name, _)| !reached.contains(*name)).map(|(name, version)| (*name, *version)).collect()
+}
+
+fn is_locked(stanza: &Stanza<'_>, package: &LockedPackage) -> bool {
+    (stanza.name, stanza.version, stanza.arch) == (package.name.as_str(), package.version.as_str(), package.arch.as_str())
+        && Digest::from_hex(stanza.sha256).is_ok_and(|digest| digest == package.sha256)
+}
+
+/// Solves every set with the versions that apt prefers now.
+fn solve<'a>(request: &Request<'_>, apt: &Apt<'_>, index: &Index<'a>) -> Result<Solved<'a>> {
+    let (base, tools): (Word, Word) = (BASE.parse()?, TOOLS.parse()?);
+    let run = |set: &Word, roots: &BTreeSet<&str>| -> Result<BTreeMap<&'a str, Stanza<'a>>> {
+        let roots: Vec<&str> = roots.iter().copied().collect();
+        let installs = apt.solve(&roots).doing(|| format!("solving the set {set}"))?;
+        installs.iter().map(|one| found(one, index).map(|stanza| (stanza.name, stanza))).collect()
+    };
+    let roots = |set: &Word| -> BTreeSet<&str> { request.sets.get(set).into_iter().flatten().map(PackageName::as_str).collect() };
+    let mut minimal = roots(&base);
+    minimal.extend(index.essential());
+    let minimal = run(&base, &minimal)?;
+    let mut solved = Solved::new();
+    for set in request.sets.keys().filter(|set| **set != base) {
+        let mut wanted = roots(set);
+        let mut chosen;
+        if *set == tools {
+            chosen = run(set, &wanted)?;
+            // Some versions of apt add the essential packages to whatever is installed.
+            let names: Vec<&str> = chosen.keys().copied().filter(|name| wanted.contains(name)).collect();
+            let needed = index::closure(&chosen, names);
+            chosen.retain(|name, _| needed.contains(name));
+        } else {
+            wanted.extend(minimal.keys());
+            chosen = run(set, &wanted)?;
+        }
+        solved.insert(set.clone(), chosen);
+    }
+    solved.insert(base, minimal);
+    Ok(solved)
+}
+
+/// What the lists say about a package that apt chose.
+fn found<'a>(install: &apt::Install, index: &Index<'a>) -> Result<Stanza<'a>> {
+    let fits = |stanza: &&Stanza<'a>| stanza.version == install.version && stanza.arch == install.arch;
+    let stanza = index.versions(&install.name).iter().find(fits);
+    stanza.copied().ok_or_else(|| Error::new(format!("apt chose {} {}, which is in no list", install.name, install.version)))
+}
+
+/// A package as it goes into the lock, without sets. One that was locked before keeps its suite and date.
+fn locked(
+    stanza: &Stanza<'_>,
+    index: &Index<'_>,
+    release: &Release,
+    suites: &[super::LockedSuite],
+    old: Option<&ReleaseLock>,
+) -> Result<LockedPackage> {
+    let name: PackageName = stanza.name.parse()?;
+    if let Some(old) = old.and_then(|old| old.packages.get(&name)) {
+        let same = |stanza: &&Stanza<'_>| {
+            let suite = &release.suites[stanza.suite];
+            is_locked(stanza, old) && (&suite.name, &suite.archive, stanza.path) == (&old.suite, &old.archive, old.path.as_str())
+        };
+        if stanza.version == old.version && index.versions(stanza.name).iter().any(|stanza| same(&stanza)) {
+            return Ok(LockedPackage { sets: BTreeSet::new(), ..old.clone() });
+        }
+    }
+    let suite = &suites[stanza.suite];
+    let what = || format!("reading the list's entry of {name}");
+    Ok(LockedPackage {
+        version: stanza.version.to_string(),
+        arch: stanza.arch.parse().doing(what)?,
+        size: stanza.size.parse().doing(what)?,
+        sha256: Digest::from_hex(stanza.sha256).doing(what)?,
+        path: stanza.path.parse().doing(what)?,
+        archive: suite.archive.clone(),
+        suite: suite.name.clone(),
+        date: suite.date,
+        sets: BTreeSet::new(),
+        name,
+    })
+}
+
+#[cfg(test)]
+mod tests;
