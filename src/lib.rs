@@ -14,7 +14,10 @@
 //! - `base` — errors, digests, names, paths, files, processes
 
 pub mod base;
+pub mod cli;
+pub mod deploy;
 pub mod image;
+pub mod lab;
 pub mod layer;
 pub mod lock;
 pub mod model;

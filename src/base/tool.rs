@@ -106,7 +106,8 @@ impl Tool {
         Err(failed(&line, &output.status.to_string(), &output.stderr, &output.stdout))
     }
 
-    /// Starts the program with its output going to `log`, for the caller to watch and end.
+    /// Starts the program with its output going to `log`, for the caller to watch and end. It also ends with the thread
+    /// that started it, however that ends.
     ///
     /// # Errors
     /// The program is missing or `log` cannot be written.
@@ -117,6 +118,17 @@ impl Tool {
             .stderr_to_stdout()
             .stdout_path(log)
             .unchecked()
+            .before_spawn(|command| {
+                use std::os::unix::process::CommandExt;
+                // SAFETY: one system call, allowed between fork and exec.
+                unsafe {
+                    command.pre_exec(|| {
+                        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+                        Ok(())
+                    });
+                }
+                Ok(())
+            })
             .start()
             .map_err(|error| missing(&program, package, &error))
     }

@@ -178,6 +178,15 @@ pub fn read(store: &Store, name: &str) -> Result<Image> {
     })
 }
 
+/// The digest of a manifest's config.
+///
+/// # Errors
+/// The manifest is absent or damaged.
+pub fn config(store: &Store, manifest: &Digest) -> Result<Digest> {
+    let value: Value = serde_json::from_slice(&store.read(manifest)?).doing(|| format!("reading the manifest {manifest}"))?;
+    value["config"]["digest"].as_str().unwrap_or_default().parse()
+}
+
 fn find(store: &Store, name: &str) -> Result<Blob> {
     if let Some(blob) = store.reference(name)? {
         return Ok(blob);

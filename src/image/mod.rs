@@ -8,6 +8,7 @@
 //!
 //! Another disk format is one more function from extents to extents, beside `qcow2`.
 
+pub mod artifact;
 pub mod build;
 pub mod disk;
 pub mod esp;

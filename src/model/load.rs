@@ -1,6 +1,7 @@
 //! Reads the user's folders into model values: the only part of `model` that touches files.
 
 use super::Source;
+use super::disk::{self, DiskSpec};
 use super::overlay::{self, Overlay};
 use super::recipe::{self, Recipe};
 use super::release::{self, Release};
@@ -93,6 +94,16 @@ impl Project {
         }
         let text = fs::read_text(&path)?;
         release::parse(&Source { file: &path, text: &text })
+    }
+
+    /// `images/disk.toml`.
+    ///
+    /// # Errors
+    /// With file, line and what to write.
+    pub fn disk(&self) -> Result<DiskSpec> {
+        let path = self.root.join("images/disk.toml");
+        let text = fs::read_text(&path)?;
+        disk::parse(&Source { file: &path, text: &text })
     }
 
     /// The overlays of a recipe, in its order.

@@ -32,6 +32,8 @@ use std::path::{Path, PathBuf};
 
 /// The version of the folders and files under `ostack/`.
 const FORMAT: u64 = 1;
+/// What an image's name is followed by for the image before it.
+pub const PREVIOUS: &str = ".previous";
 
 /// A store. Values that name blobs are facts: the blob was there, whole, when the value was made.
 #[derive(Debug)]
@@ -253,7 +255,7 @@ impl Store {
             .collect())
     }
 
-    /// Points a name at a manifest.
+    /// Points a name at a manifest; the one it pointed at before gets the name with [`PREVIOUS`].
     ///
     /// # Errors
     /// The index is damaged or cannot be written.
@@ -263,7 +265,14 @@ impl Store {
         }
         let mut index = self.index()?;
         let mut manifests: Vec<Value> = index["manifests"].as_array().cloned().unwrap_or_default();
-        manifests.retain(|entry| entry["annotations"]["org.opencontainers.image.ref.name"] != name);
+        let named = |entry: &Value, name: &str| entry["annotations"]["org.opencontainers.image.ref.name"] == name;
+        let previous = format!("{name}{PREVIOUS}");
+        if let Some(mut old) = manifests.iter().find(|entry| named(entry, name)).cloned() {
+            old["annotations"]["org.opencontainers.image.ref.name"] = json!(previous);
+            manifests.retain(|entry| !named(entry, &previous));
+            manifests.push(old);
+        }
+        manifests.retain(|entry| !named(entry, name));
         manifests.push(json!({
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "digest": manifest.digest,
@@ -366,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_points_at_its_newest_manifest_only() {
+    fn a_name_points_at_its_newest_manifest_and_keeps_the_one_before() {
         let (_folder, store) = store();
         let _lock = store.lock().unwrap();
         let (old, new) = (store.put_bytes(b"old").unwrap(), store.put_bytes(b"new").unwrap());
@@ -374,7 +383,8 @@ mod tests {
         store.set_reference("compute", &old).unwrap();
         store.set_reference("controller", &new).unwrap();
         assert_eq!(store.reference("controller").unwrap(), Some(new));
-        assert_eq!(store.references().unwrap(), ["compute", "controller"]);
+        assert_eq!(store.reference("controller.previous").unwrap(), Some(old));
+        assert_eq!(store.references().unwrap(), ["compute", "controller", "controller.previous"]);
     }
 
     #[test]

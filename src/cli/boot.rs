@@ -1,0 +1,132 @@
+//! `ostack-image boot`: an image in QEMU, for people or as a check.
+
+use super::session::Session;
+use super::{Global, print_json};
+use crate::base::error::{Context, Error, Result};
+use crate::base::fs;
+use crate::base::name::Role;
+use crate::base::tool::Tool;
+use crate::image::manifest;
+use crate::lab::qemu::{self, Firmware, Machine, Spec};
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Role whose image to start
+    role: Role,
+    /// Node to be; without one the image waits for a seed
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    /// Wait for the node's report: exit 0 once it is up and no unit has failed
+    #[arg(long, requires = "node")]
+    check: bool,
+    /// Start by BIOS instead of UEFI
+    #[arg(long)]
+    bios: bool,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    memory: u32,
+    /// Keep the machine's disk and logs in this folder, and use them again
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Forward this port of 127.0.0.1 to the node's SSH
+    #[arg(long, value_name = "PORT")]
+    ssh_port: Option<u16>,
+    /// How many seconds --check waits
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+}
+
+pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
+    let session = Session::open(global)?;
+    let node = options.node.as_deref().map(|name| session.site.node(name)).transpose()?;
+    if let Some(node) = node
+        && node.role != options.role
+    {
+        return Err(Error::new(format!("{} is a {}, not a {}", node.name, node.role, options.role)).next(format!("boot {}", node.role)));
+    }
+    let store = session.store()?;
+    let image = manifest::read(&store, options.role.as_str())?;
+    let disk = session.out.join(format!("{}.qcow2", options.role));
+    let build = format!("ostack-image build {}", options.role);
+    fs::must_exist(&disk, "the disk", &format!("run: {build}"))?;
+    let temporary = tempfile::tempdir().doing(|| "creating a folder for the machine")?;
+    let folder = options.keep.clone().unwrap_or_else(|| temporary.path().to_path_buf());
+    let folder = std::path::absolute(&folder).doing(|| format!("finding {}", folder.display()))?;
+    fs::create_dir_all(&folder)?;
+    let seed = match node {
+        Some(node) => Some(seed(global, node.name.as_str(), &folder)?),
+        None => None,
+    };
+    let kernel = store.path(&image.kernel.digest);
+    let spec = Spec {
+        disk,
+        seed,
+        firmware: if options.bios { Firmware::Bios } else { Firmware::Uefi },
+        memory: options.memory,
+        cpus: 2,
+        disk_gib: 20,
+        ssh_port: options.ssh_port,
+        kernel: Some(kernel),
+    };
+    if options.check { check(global, options, &session, &spec, node, &folder) } else { interactive(&session, &spec, node, &folder) }
+}
+
+/// Seeds are written by a process of their own, because writing one leaves the host's mount namespace.
+fn seed(global: &Global, node: &str, folder: &std::path::Path) -> Result<PathBuf> {
+    let file = folder.join("seed.img");
+    let own = std::env::current_exe().doing(|| "finding this program's own file")?;
+    let mut tool = Tool::new(own).arg("seed").arg(node).arg("--file").arg(&file).arg("-C").arg(&global.project);
+    for (option, value) in [("--site", &global.site), ("--store", &global.store), ("--out", &global.out)] {
+        if let Some(value) = value {
+            tool = tool.arg(option).arg(value);
+        }
+    }
+    if let Some(release) = &global.release {
+        tool = tool.arg("--release").arg(release.as_str());
+    }
+    if global.offline {
+        tool = tool.arg("--offline");
+    }
+    tool.run()?;
+    Ok(file)
+}
+
+fn check(global: &Global, options: &Options, session: &Session, spec: &Spec, node: Option<&crate::model::site::Node>, folder: &std::path::Path) -> Result<()> {
+    let begin = Instant::now();
+    let _ = std::fs::remove_file(folder.join("report"));
+    eprintln!("  starting {} …", options.role);
+    let mut machine = Machine::start(spec, &session.site, node, folder)?;
+    let report = machine.wait_for_report(1, Duration::from_secs(options.timeout))?;
+    let seconds = begin.elapsed().as_secs_f64();
+    if global.json {
+        print_json(&json!({ "node": report.node, "role": report.role, "image": report.image, "state": report.state, "failed": report.failed, "seconds": seconds }))?;
+    } else {
+        println!("{} is up after {seconds:.0} s: image {}, system {}, {} failed units", report.node, report.image, report.state, report.failed.len());
+    }
+    if report.failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(format!("units failed on {}: {}", report.node, report.failed.join(", "))).next("keep the machine with --keep DIR and read its journal"))
+}
+
+fn interactive(session: &Session, spec: &Spec, node: Option<&crate::model::site::Node>, folder: &std::path::Path) -> Result<()> {
+    let disk = folder.join("disk.qcow2");
+    if !disk.exists() {
+        let backing = std::path::absolute(&spec.disk).doing(|| "finding the disk")?;
+        Tool::new("qemu-img").package("qemu-utils").args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(backing).arg(&disk).arg(format!("{}G", spec.disk_gib)).run()?;
+    }
+    let mut args = qemu::arguments(spec, &session.site, node, folder)?;
+    // The console belongs to the terminal; Ctrl-a x ends the machine.
+    for pair in args.windows(2).position(|pair| pair[0] == "-serial").into_iter().collect::<Vec<_>>() {
+        args.splice(pair..pair + 2, ["-serial".to_string(), "mon:stdio".to_string()]);
+    }
+    eprintln!("  Ctrl-a x ends the machine");
+    match Tool::new("qemu-system-x86_64").package("qemu-system-x86").args(args).run_visible()? {
+        0 => Ok(()),
+        code => Err(Error::new(format!("QEMU ended with exit code {code}")).next("read its message above")),
+    }
+}

@@ -1,0 +1,214 @@
+//! `ostack-image build`: what is missing of a role's image, and its artifacts.
+
+use super::report::Steps;
+use super::session::{RoleFiles, Session};
+use super::{Global, fetch, plan, print_json};
+use crate::base::error::{Context, Error, Result};
+use crate::base::name::Role;
+use crate::image::artifact::{Artifact, Format, Maker};
+use crate::image::build::{Builder, Watch, tools};
+use crate::image::manifest::Image;
+use crate::layer::scratch;
+use crate::lock::ReleaseLock;
+use crate::model::disk::DiskSpec;
+use crate::plan::{Package, RolePlan};
+use crate::store::{Store, WriteLock};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Roles to build
+    #[arg(required_unless_present = "all")]
+    roles: Vec<Role>,
+    /// Build every role that has a recipe
+    #[arg(long, conflicts_with = "roles")]
+    all: bool,
+    /// Also write the seed of this node
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    /// Artifacts to write
+    #[arg(long, value_delimiter = ',', default_value = "qcow2")]
+    format: Vec<FormatName>,
+    /// Lock packages anew that are on no mirror any more, and go on
+    #[arg(long)]
+    relock: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FormatName {
+    Qcow2,
+    Raw,
+}
+
+/// What one role's build gave.
+struct Built {
+    image: Image,
+    artifacts: Vec<Artifact>,
+    cached: bool,
+}
+
+pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
+    let session = Session::open(global)?;
+    let mut lock = session.release_lock()?;
+    let roles: Vec<Role> = if options.all { session.roles.iter().map(|files| files.role).collect() } else { options.roles.clone() };
+    let spec = session.project.disk()?;
+    // Everything is planned before anything is written: a mistake in the last role costs no build of the first.
+    for role in &roles {
+        session.plan(session.role(*role)?, &lock)?;
+    }
+    let node = options.node.as_deref().map(|name| session.site.node(name)).transpose()?;
+    let store = session.store()?;
+    scratch::leave_host_mounts()?;
+    let write_lock = store.lock()?;
+    store.empty_scratch(&write_lock)?;
+    let mut results = Vec::new();
+    for role in roles {
+        let begin = Instant::now();
+        let steps = Steps { verbose: global.verbose, ..Steps::default() };
+        let files = session.role(role)?;
+        let built = one(&session, files, &mut lock, &spec, &store, &write_lock, global, options, &steps)?;
+        if !global.json {
+            summary(&built, begin.elapsed().as_secs_f64());
+        }
+        results.push(json_of(&session, &built, &steps, begin.elapsed().as_secs_f64()));
+    }
+    if let Some(node) = node {
+        super::seed::write(&session, &lock, &store, &write_lock, node, None)?;
+    }
+    if global.json {
+        return print_json(&if results.len() == 1 { results.remove(0) } else { Value::Array(results) });
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments, reason = "the state of one run of the command, which has no other use as a struct")]
+fn one(
+    session: &Session,
+    files: &RoleFiles,
+    lock: &mut ReleaseLock,
+    spec: &DiskSpec,
+    store: &Store,
+    write_lock: &WriteLock,
+    global: &Global,
+    options: &Options,
+    steps: &Steps,
+) -> Result<Built> {
+    let mut plan = session.plan(files, lock)?;
+    // A relock may itself name packages that vanish while it runs: try twice, then say so.
+    for attempt in 0..2 {
+        let wanted = missing(&plan, store)?;
+        match fetch::packages(session, store, lock, &wanted, global.offline, options.relock && attempt == 0)? {
+            None => break,
+            Some(newer) => {
+                *lock = newer;
+                plan = session.plan(files, lock)?;
+            }
+        }
+    }
+    let program = node_program()?;
+    let scratch_folder = store.scratch().join(format!("roots-{}", files.role));
+    let builder = Builder { store, lock: write_lock, scratch: &scratch_folder, plan: &plan, release: &session.release, node_program: &program, watch: steps };
+    if needs_roots(&plan, store)? {
+        let memory = scratch::prepare(&scratch_folder)?;
+        if global.verbose {
+            eprintln!("  roots are built {}", if memory { "in memory" } else { "on the store's disk" });
+        }
+    }
+    let (image, mut cached) = builder.build()?;
+    if scratch_folder.exists() {
+        // A mount of this process alone; the kernel would free it at the end, but the next role wants the memory.
+        let _ = rustix::mount::unmount(&scratch_folder, rustix::mount::UnmountFlags::DETACH);
+        crate::base::fs::remove_tree(&scratch_folder)?;
+    }
+    store.put_last(&plan.image_name(), &plan::remembered(&plan::keys(&plan)?))?;
+    let maker = Maker { store, image: &image, spec, tools_key: plan.tools.digest() };
+    let mut artifacts = Vec::new();
+    for format in &options.format {
+        let format = match format {
+            FormatName::Qcow2 => Format::Qcow2,
+            FormatName::Raw => Format::Raw,
+        };
+        if let Some(artifact) = maker.found(&session.out, format) {
+            artifacts.push(artifact);
+            continue;
+        }
+        cached = false;
+        let tools = tools(store, write_lock, &plan, steps)?;
+        crate::base::fs::create_dir_all(&session.out)?;
+        steps.begins(format.as_str());
+        let begin = Instant::now();
+        artifacts.push(maker.make(&session.out, format, &tools)?);
+        steps.done(format.as_str(), begin.elapsed().as_secs_f64());
+    }
+    Ok(Built { image, artifacts, cached })
+}
+
+fn needs_roots(plan: &RolePlan, store: &Store) -> Result<bool> {
+    let (program, _) = crate::base::digest::Digest::of_file(&node_program()?)?;
+    Ok([plan.base.clone(), plan.packages.clone(), plan.boot(&program)].iter().any(|key| store.step(&key.digest()).is_none()))
+}
+
+/// The packages that the missing steps need.
+fn missing<'a>(plan: &'a RolePlan, store: &Store) -> Result<Vec<&'a Package>> {
+    let mut wanted: Vec<&Package> = Vec::new();
+    if store.step(&plan.base.digest()).is_none() {
+        wanted.extend(&plan.locked.base);
+    }
+    if store.step(&plan.packages.digest()).is_none() {
+        wanted.extend(&plan.locked.role);
+    }
+    if !store.tools(&plan.tools.digest()).exists() {
+        wanted.extend(&plan.locked.tools);
+    }
+    Ok(wanted)
+}
+
+/// The program for `/init`: built with this one, and beside it.
+pub(super) fn node_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().doing(|| "finding this program's own file")?;
+    let beside = own.with_file_name("ostack-node");
+    if beside.exists() {
+        return Ok(beside);
+    }
+    Err(Error::new(format!("{} is missing", beside.display())).next("install ostack-image and ostack-node into the same folder"))
+}
+
+fn summary(built: &Built, seconds: f64) {
+    let image = &built.image;
+    let size: u64 = image.layers.iter().map(|layer| layer.blob.size).sum();
+    println!(
+        "{}: image {}, {} layers, {:.1} MB, {} packages",
+        image.role,
+        image.manifest.digest,
+        image.layers.len(),
+        size as f64 / 1e6,
+        image.packages.len()
+    );
+    for artifact in &built.artifacts {
+        println!("{}  {:.1} MB  {}", artifact.path.display(), artifact.size as f64 / 1e6, artifact.digest);
+    }
+    println!("{} in {seconds:.2} s", if built.cached { "nothing changed" } else { "built" });
+}
+
+fn json_of(session: &Session, built: &Built, steps: &Steps, seconds: f64) -> Value {
+    let mut times = steps.seconds();
+    times.insert("total".to_string(), (seconds * 1000.0).round() / 1000.0);
+    let layers: Vec<Value> = built
+        .image
+        .layers
+        .iter()
+        .map(|layer| json!({ "name": layer.name, "kind": layer.kind, "digest": layer.diff_id, "size": layer.blob.size }))
+        .collect();
+    json!({
+        "role": built.image.role,
+        "release": session.release_name,
+        "image": { "digest": built.image.manifest.digest },
+        "layers": layers,
+        "artifacts": built.artifacts,
+        "cached": built.cached,
+        "seconds": times,
+    })
+}

@@ -1,0 +1,66 @@
+//! `ostack-image lock`: resolves packages and writes `ostack.lock`.
+
+use super::session::Session;
+use super::{Global, print_json};
+use crate::base::error::{Error, Result};
+use crate::base::name::PackageName;
+use crate::lock::deb::{Request, Update, resolve};
+use crate::lock::{Lock, ReleaseLock};
+use crate::model::release::Backend;
+use clap::Args;
+use serde_json::json;
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Take newer versions: of these packages, or of all
+    #[arg(long, value_name = "PKG", num_args = 0..)]
+    update: Option<Vec<PackageName>>,
+}
+
+pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
+    let session = Session::open(global)?;
+    if global.offline {
+        return Err(Error::new("locking asks the archive, which --offline forbids").next("run it without --offline"));
+    }
+    let update = match &options.update {
+        None => Update::None,
+        Some(names) if names.is_empty() => Update::All,
+        Some(names) => Update::Only(names.iter().cloned().collect()),
+    };
+    let (old, new) = update_with(&session, &update)?;
+    let changes = ReleaseLock::diff(&old, &new);
+    if global.json {
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        return print_json(&json!({ "release": session.release_name, "packages": new.packages.len(), "changes": changes }));
+    }
+    for change in &changes {
+        println!("{change}");
+    }
+    println!("{}: {} packages, {} changed", session.lock_file.display(), new.packages.len(), changes.len());
+    Ok(())
+}
+
+/// Locks anew and says on stderr what changed.
+pub(super) fn update(session: &Session, update: &Update) -> Result<()> {
+    let (old, new) = update_with(session, update)?;
+    for change in ReleaseLock::diff(&old, &new) {
+        eprintln!("  {change}");
+    }
+    Ok(())
+}
+
+fn update_with(session: &Session, update: &Update) -> Result<(ReleaseLock, ReleaseLock)> {
+    if session.release.backend != Backend::Deb {
+        return Err(Error::new(format!("{} cannot be locked yet: its packages come by rpm", session.release_name))
+            .next("lock a release with backend = \"deb\""));
+    }
+    let mut lock = if session.lock_file.exists() { Lock::load(&session.lock_file)? } else { Lock::default() };
+    let old = lock.releases.get(&session.release_name).cloned();
+    eprintln!("  asking apt for the packages of {} …", session.release_name);
+    let request = Request { name: &session.release_name, release: &session.release, sets: session.requested()? };
+    let new = resolve(&request, old.as_ref(), update, &session.mirrors()?)?;
+    lock.releases.insert(session.release_name.clone(), new.clone());
+    lock.write(&session.lock_file)?;
+    let none = ReleaseLock { packages: Default::default(), ..new.clone() };
+    Ok((old.unwrap_or(none), new))
+}

@@ -1,0 +1,137 @@
+//! The command line: clap types here, one file per verb beside it. Nothing else of the crate prints.
+//!
+//! Progress and messages go to stderr, results to stdout. Exit code 0: done; 1: failed, with what to do next; 2: wrong usage.
+
+mod boot;
+mod build;
+mod diff;
+mod fetch;
+mod inspect;
+mod lock;
+mod plan;
+mod render;
+mod report;
+mod seed;
+mod session;
+mod store;
+
+use crate::base::error::{Error, Result};
+use crate::base::name::Word;
+use crate::layer::sandbox;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Turns one site.toml into the bootable images of a whole OpenStack
+#[derive(Parser)]
+#[command(name = "ostack-image", version, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Options that every verb takes.
+#[derive(Args, Clone)]
+pub(crate) struct Global {
+    /// Folder with recipes/, overlays/, images/ and ostack.lock
+    #[arg(short = 'C', long, value_name = "DIR", global = true, default_value = ".")]
+    project: PathBuf,
+    /// Site file; by default site.toml in the project folder
+    #[arg(long, value_name = "FILE", global = true)]
+    site: Option<PathBuf>,
+    /// Release to build for; by default the site's
+    #[arg(long, value_name = "NAME", global = true)]
+    release: Option<Word>,
+    /// Store; by default ostack-image/store in the user's cache folder
+    #[arg(long, value_name = "DIR", global = true, env = "OSTACK_STORE")]
+    store: Option<PathBuf>,
+    /// Folder for artifacts; by default out in the project folder
+    #[arg(long, value_name = "DIR", global = true)]
+    out: Option<PathBuf>,
+    /// Debian mirror; by default the site's, or that of this machine's apt
+    #[arg(long, value_name = "URL", global = true)]
+    mirror: Option<String>,
+    /// Never use the network
+    #[arg(long, global = true)]
+    offline: bool,
+    /// Print the result as one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build what is missing of a role's image and write its artifacts
+    Build(build::Options),
+    /// Show what would be built, and why
+    Plan(plan::Options),
+    /// Resolve packages and write ostack.lock
+    Lock(lock::Options),
+    /// Write the files of a node, as its image and seed would give it, to a folder
+    Render(render::Options),
+    /// Write the seed that makes a role's image one node
+    Seed(seed::Options),
+    /// Show an image: layers, packages, files, sizes
+    Inspect(inspect::Options),
+    /// Show what changed between two images, packages and settings first
+    Diff(diff::Options),
+    /// Start an image in QEMU
+    Boot(boot::Options),
+    /// List, check and clean the store
+    #[command(subcommand)]
+    Store(store::Verb),
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == sandbox::VERB) {
+        return sandboxed(args.next().map(PathBuf::from));
+    }
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    match &cli.verb {
+        Verb::Build(options) => build::run(&cli.global, options),
+        Verb::Plan(options) => plan::run(&cli.global, options),
+        Verb::Lock(options) => lock::run(&cli.global, options),
+        Verb::Render(options) => render::run(&cli.global, options),
+        Verb::Seed(options) => seed::run(&cli.global, options),
+        Verb::Inspect(options) => inspect::run(&cli.global, options),
+        Verb::Diff(options) => diff::run(&cli.global, options),
+        Verb::Boot(options) => boot::run(&cli.global, options),
+        Verb::Store(verb) => store::run(&cli.global, verb),
+    }
+}
+
+/// The hidden verb: this process becomes the sandbox's first.
+fn sandboxed(spec: Option<PathBuf>) -> ExitCode {
+    let entered = spec.ok_or_else(|| Error::new("the sandbox has no description")).and_then(|spec| sandbox::enter(&spec));
+    match entered {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a result as JSON on stdout.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::new(error).doing("writing JSON"))?;
+    println!("{text}");
+    Ok(())
+}

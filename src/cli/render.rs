@@ -1,0 +1,80 @@
+//! `ostack-image render`: the files of a node, as its image and seed would give it.
+
+use super::session::Session;
+use super::{Global, print_json};
+use crate::base::digest::Digest;
+use crate::base::error::{Context, Error, Result};
+use crate::base::fs;
+use crate::plan::files::{FileKind, FileSet};
+use crate::plan::{self, Locked};
+use clap::Args;
+use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Node to render; the tree goes to --out, which must be empty or absent
+    node: String,
+}
+
+pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
+    let session = Session::open(global)?;
+    let files = node_files(&session, &options.node)?;
+    let folder = global.out.clone().unwrap_or_else(|| session.out.join(&options.node));
+    if !fs::sorted_dir(&folder)?.is_empty() {
+        return Err(Error::new(format!("the folder {} is not empty", folder.display())).next("name an empty or a new one with --out DIR"));
+    }
+    for (path, file) in &files {
+        write(&path.under(&folder), &file.kind, file.mode, file.uid, file.gid).doing(|| format!("writing {path}"))?;
+    }
+    let entry = |(path, file): (&crate::base::path::RelPath, &crate::plan::files::File)| -> Value {
+        let (kind, value) = match &file.kind {
+            FileKind::Regular(bytes) => ("file", Digest::of(bytes).to_string()),
+            FileKind::Link(target) => ("link", target.clone()),
+            FileKind::Directory => ("directory", String::new()),
+        };
+        json!({ "path": path, "kind": kind, "content": value, "mode": format!("{:04o}", file.mode), "uid": file.uid, "gid": file.gid })
+    };
+    if global.json {
+        return print_json(&json!({ "node": options.node, "folder": folder, "files": files.iter().map(entry).collect::<Vec<_>>() }));
+    }
+    for path in files.keys() {
+        println!("{path}");
+    }
+    Ok(())
+}
+
+/// The files of the role's overlays in order, then the node's own.
+pub(super) fn node_files(session: &Session, name: &str) -> Result<FileSet> {
+    let node = session.site.node(name)?;
+    let inputs = session.role(node.role)?;
+    let inputs = session.inputs(inputs);
+    let role = plan::plan_role(&inputs, Locked::default())?;
+    let own = plan::plan_node(&inputs, &Locked::default(), node)?;
+    let mut files = FileSet::new();
+    for step in role.overlays {
+        files.extend(step.files);
+    }
+    files.extend(own.files);
+    Ok(files)
+}
+
+fn write(target: &Path, kind: &FileKind, mode: u32, uid: u32, gid: u32) -> std::io::Result<()> {
+    if let Some(parent) = target.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match kind {
+        FileKind::Regular(bytes) => std::fs::write(target, bytes)?,
+        FileKind::Link(to) => std::os::unix::fs::symlink(to, target)?,
+        FileKind::Directory => std::fs::create_dir_all(target)?,
+    }
+    // Only root can give files away; for anybody else the listing has the owners.
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::lchown(target, Some(uid), Some(gid))?;
+    }
+    if matches!(kind, FileKind::Link(_)) {
+        return Ok(());
+    }
+    std::fs::set_permissions(target, std::fs::Permissions::from_mode(mode))
+}

@@ -1,0 +1,81 @@
+//! Progress on stderr: a line per step, a bar per download.
+
+use crate::image::build::Watch;
+use crate::lock::fetch::Progress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// Prints steps and remembers their times.
+#[derive(Default)]
+pub(super) struct Steps {
+    pub verbose: bool,
+    seconds: Mutex<BTreeMap<String, f64>>,
+}
+
+impl Steps {
+    /// How long each step took, in seconds.
+    pub fn seconds(&self) -> BTreeMap<String, f64> {
+        self.seconds.lock().map(|map| map.clone()).unwrap_or_default()
+    }
+}
+
+impl Watch for Steps {
+    fn cached(&self, step: &str) {
+        if self.verbose {
+            eprintln!("  {step}: in the store");
+        }
+    }
+
+    fn begins(&self, step: &str) {
+        eprintln!("  {step} …");
+    }
+
+    fn done(&self, step: &str, seconds: f64) {
+        eprintln!("  {step}: {seconds:.1} s");
+        if let Ok(mut map) = self.seconds.lock() {
+            map.insert(step.to_string(), (seconds * 1000.0).round() / 1000.0);
+        }
+    }
+}
+
+/// A download's bar, where stderr is a terminal; two lines where it is not.
+pub(super) struct Bar {
+    bar: ProgressBar,
+    terminal: bool,
+}
+
+impl Bar {
+    pub fn new() -> Self {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let bar = ProgressBar::new(0);
+        bar.set_draw_target(if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+        if let Ok(style) = ProgressStyle::with_template("  {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {wide_msg}") {
+            bar.set_style(style);
+        }
+        Self { bar, terminal }
+    }
+}
+
+impl Progress for Bar {
+    fn total(&self, bytes: u64, files: usize) {
+        eprintln!("  fetching {files} packages, {:.1} MB …", bytes as f64 / 1e6);
+        self.bar.set_length(bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn message(&self, text: &str) {
+        if self.terminal {
+            self.bar.set_message(text.to_string());
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

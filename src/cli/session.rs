@@ -1,0 +1,163 @@
+//! What most verbs begin with: the user's files, read and checked, and the plan made from them.
+
+use super::Global;
+use crate::base::error::{Error, Result};
+use crate::base::name::{PackageName, Role, Word};
+use crate::lock::mirror::Mirrors;
+use crate::lock::{Lock, LockedPackage, ReleaseLock};
+use crate::model::load::{LoadedOverlay, Project};
+use crate::model::recipe::Recipe;
+use crate::model::release::{Backend, Release};
+use crate::model::site::Site;
+use crate::plan::{self, Inputs, Locked, Package, RolePlan};
+use crate::store::Store;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A site and the release it is used with.
+pub(super) struct Session {
+    pub project: Project,
+    pub site: Site,
+    pub site_file: PathBuf,
+    pub release_name: Word,
+    pub release: Release,
+    pub roles: Vec<RoleFiles>,
+    pub lock_file: PathBuf,
+    pub out: PathBuf,
+    store: Option<PathBuf>,
+    mirrors: BTreeMap<Word, String>,
+}
+
+/// A role's recipe and overlays.
+pub(super) struct RoleFiles {
+    pub role: Role,
+    pub recipe: Recipe,
+    pub recipe_file: PathBuf,
+    pub overlays: Vec<LoadedOverlay>,
+}
+
+impl Session {
+    pub fn open(global: &Global) -> Result<Self> {
+        let project = Project { root: global.project.clone() };
+        let site_file = global.site.clone().unwrap_or_else(|| tidy(&project.root, "site.toml"));
+        let site = Project::site(&site_file)?;
+        let release_name = global.release.clone().unwrap_or_else(|| site.release.clone());
+        let release = project.release(&release_name)?;
+        let mut roles = Vec::new();
+        for role in project.roles() {
+            let recipe = project.recipe(role)?;
+            let recipe_file = project.recipe_path(role);
+            let overlays = project.overlays(&recipe, &recipe_file)?;
+            roles.push(RoleFiles { role, recipe, recipe_file, overlays });
+        }
+        for overlay in site.parameters.keys() {
+            if !project.root.join("overlays").join(overlay.as_str()).exists() {
+                return Err(Error::new(format!("parameters for `{overlay}`, which is no overlay"))
+                    .at(&site_file, None)
+                    .next("name a folder below overlays/"));
+            }
+        }
+        let mut mirrors = site.mirror.clone();
+        if let Some(url) = &global.mirror {
+            mirrors = BTreeMap::from([("debian".parse()?, url.clone())]);
+        }
+        Ok(Self {
+            lock_file: tidy(&project.root, "ostack.lock"),
+            out: global.out.clone().unwrap_or_else(|| tidy(&project.root, "out")),
+            store: global.store.clone(),
+            project,
+            site,
+            site_file,
+            release_name,
+            release,
+            roles,
+            mirrors,
+        })
+    }
+
+    pub fn role(&self, role: Role) -> Result<&RoleFiles> {
+        self.roles.iter().find(|files| files.role == role).ok_or_else(|| {
+            Error::new(format!("there is no recipe for {role}")).next(format!("write {}", self.project.recipe_path(role).display()))
+        })
+    }
+
+    pub fn store(&self) -> Result<Store> {
+        Store::open(&store_folder(self.store.as_deref())?)
+    }
+
+    pub fn mirrors(&self) -> Result<Mirrors> {
+        Mirrors::find(&self.mirrors, Path::new("/etc/apt"))
+    }
+
+    /// What every recipe asks for, by set.
+    pub fn requested(&self) -> Result<BTreeMap<Word, BTreeSet<PackageName>>> {
+        let roles: Vec<(Role, &Recipe, &Path, &[LoadedOverlay])> =
+            self.roles.iter().map(|files| (files.role, &files.recipe, files.recipe_file.as_path(), files.overlays.as_slice())).collect();
+        plan::requested(&self.release, &roles, &self.release_name)
+    }
+
+    pub fn lock(&self) -> Result<Lock> {
+        if !self.lock_file.exists() {
+            return Err(Error::new(format!("there is no {}", self.lock_file.display())).next("run: ostack-image lock"));
+        }
+        Lock::load(&self.lock_file)
+    }
+
+    /// The release's lock, which must fit the recipes.
+    pub fn release_lock(&self) -> Result<ReleaseLock> {
+        if self.release.backend != Backend::Deb {
+            return Err(Error::new(format!("images of {} cannot be built yet: its packages come by rpm", self.release_name))
+                .next("render its files with: ostack-image render NODE --out DIR"));
+        }
+        let lock = self.lock()?.release(&self.release_name).map_err(|error| error.at(&self.lock_file, None))?.clone();
+        lock.check(&self.requested()?).map_err(|error| error.at(&self.lock_file, None))?;
+        Ok(lock)
+    }
+
+    pub fn inputs<'a>(&'a self, files: &'a RoleFiles) -> Inputs<'a> {
+        Inputs {
+            site: &self.site,
+            site_file: &self.site_file,
+            role: files.role,
+            recipe: &files.recipe,
+            recipe_file: &files.recipe_file,
+            overlays: &files.overlays,
+            release_name: &self.release_name,
+            release: &self.release,
+        }
+    }
+
+    pub fn plan(&self, files: &RoleFiles, lock: &ReleaseLock) -> Result<RolePlan> {
+        plan::plan_role(&self.inputs(files), locked(lock, files)?)
+    }
+}
+
+/// The sets of a role's layers: the base with its kernel, what the role has on top, the tools.
+pub(super) fn locked(lock: &ReleaseLock, files: &RoleFiles) -> Result<Locked> {
+    let kernel: Word = format!("kernel-{}", files.recipe.kernel).parse()?;
+    let base_names: BTreeSet<&PackageName> = lock.set(&kernel).into_iter().map(|package| &package.name).collect();
+    let package = |locked: &LockedPackage| Package { name: locked.name.clone(), version: locked.version.clone(), digest: locked.sha256, size: locked.size };
+    let set = |name: &Word| -> Vec<Package> { lock.set(name).into_iter().map(package).collect() };
+    Ok(Locked {
+        epoch: i64::try_from(lock.source_date_epoch).map_err(|_| Error::new("the lock's source_date_epoch is out of range"))?,
+        base: set(&kernel),
+        role: set(&files.role.as_str().parse()?).into_iter().filter(|package| !base_names.contains(&package.name)).collect(),
+        tools: set(&"tools".parse()?),
+    })
+}
+
+/// The store's folder: what the user names, or one in the cache folder of the XDG base directory specification.
+pub(super) fn store_folder(named: Option<&Path>) -> Result<PathBuf> {
+    if let Some(folder) = named {
+        return Ok(folder.to_path_buf());
+    }
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let cache = cache.ok_or_else(|| Error::new("neither XDG_CACHE_HOME nor HOME says where the store is").next("name it with --store DIR"))?;
+    Ok(cache.join("ostack-image/store"))
+}
+
+/// `site.toml` rather than `./site.toml` in messages.
+fn tidy(root: &Path, name: &str) -> PathBuf {
+    if root == Path::new(".") { PathBuf::from(name) } else { root.join(name) }
+}
