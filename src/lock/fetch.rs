@@ -5,6 +5,7 @@
 //! A snapshot mirror is laid out as `<base>/<stamp>/<path>`, `<base>` being the URL of the archive's own
 //! snapshots and `<stamp>` a moment (`20260912T075541Z`); it answers with what was there at that moment.
 
+mod resolver;
 mod transfer;
 
 use super::mirror::Mirrors;

@@ -1,5 +1,6 @@
 //! One package from one URL after the other: resuming, retrying, checking.
 
+use super::resolver::Remembering;
 use super::{Blobs, Progress};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
@@ -8,6 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::DefaultConnector;
 
 /// How long to go on with a server that fails.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +64,8 @@ impl<'a> Transfer<'a> {
             .timeout_per_read(Some(patience.stall))
             .max_idle_connections_per_host(super::CONNECTIONS)
             .build();
-        Self { agent: config.into(), sink, progress, patience }
+        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Remembering::<DefaultResolver>::default());
+        Self { agent, sink, progress, patience }
     }
 
     /// Gets one package; `urls` are asked in order.
