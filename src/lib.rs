@@ -16,3 +16,4 @@
 pub mod base;
 pub mod image;
 pub mod model;
+pub mod node;
