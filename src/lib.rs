@@ -21,5 +21,6 @@ pub mod lab;
 pub mod layer;
 pub mod lock;
 pub mod model;
+pub mod node;
 pub mod plan;
 pub mod store;

@@ -67,7 +67,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let mut results = Vec::new();
     for role in roles {
         let begin = Instant::now();
-        let steps = Steps { verbose: global.verbose, ..Steps::default() };
+        let steps = Steps::new(global.verbose);
         let files = session.role(role)?;
         let built = one(&session, files, &mut lock, &spec, &store, &write_lock, global, options, &steps)?;
         if !global.json {

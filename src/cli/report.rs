@@ -14,6 +14,10 @@ pub(super) struct Steps {
 }
 
 impl Steps {
+    pub fn new(verbose: bool) -> Self {
+        Self { verbose, ..Self::default() }
+    }
+
     /// How long each step took, in seconds.
     pub fn seconds(&self) -> BTreeMap<String, f64> {
         self.seconds.lock().map(|map| map.clone()).unwrap_or_default()

@@ -41,7 +41,7 @@ pub struct Grub {
     pub efi: Vec<u8>,
 }
 
-const MODULES: [&str; 9] = ["part_gpt", "fat", "search", "search_fs_label", "normal", "configfile", "linux", "echo", "test"];
+const MODULES: [&str; 9] = ["part_gpt", "fat", "search", "search_label", "normal", "configfile", "linux", "echo", "test"];
 
 /// boot.img: where it finds the first sector of core.img.
 const BOOT_KERNEL_SECTOR: usize = 0x5c;

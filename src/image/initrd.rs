@@ -50,7 +50,7 @@ pub fn kernels(root: &Path) -> Result<Vec<String>> {
 /// The root has no modules of this kernel, or a named module or folder does not exist in it nor is built in.
 pub fn build(initrd: &Initrd) -> Result<Vec<u8>> {
     let mut files = Files::default();
-    files.put("init", Kind::File(0o755), initrd.node.to_vec());
+    files.put("init", Kind::File(0o755), loadable(initrd.node)?.to_vec());
     // The kernel asks /sbin/modprobe for filesystems and algorithms that it meets.
     files.put("sbin/modprobe", Kind::Link, b"/init".to_vec());
     files.put("dev/console", Kind::Device(5, 1), Vec::new());
@@ -65,6 +65,27 @@ pub fn build(initrd: &Initrd) -> Result<Vec<u8>> {
     let mut out = microcode(initrd)?;
     out.extend(zstd::encode_all(files.cpio(initrd.epoch).as_slice(), ZSTD_LEVEL).doing(|| "compressing the initrd")?);
     Ok(out)
+}
+
+/// An ELF program without what follows its loaded segments: symbols and debugging information, most of its size. The section
+/// table that then points past the end is only read by debuggers.
+fn loadable(program: &[u8]) -> Result<&[u8]> {
+    let field = |at: usize, length: usize| -> Option<u64> {
+        let bytes = program.get(at..at + length)?;
+        Some(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    };
+    let end = || {
+        // e_phoff, e_phentsize, e_phnum; then p_offset and p_filesz of each.
+        let (table, size, count) = (field(32, 8)?, field(54, 2)?, field(56, 2)?);
+        let segment = |number| {
+            let at = (table + number * size) as usize;
+            field(at + 8, 8)?.checked_add(field(at + 32, 8)?)
+        };
+        (0..count).map(segment).try_fold(0, |end, segment| Some(end.max(segment?)))
+    };
+    let end = end().filter(|_| program.starts_with(b"\x7fELF\x02\x01"));
+    end.and_then(|end| program.get(..end as usize))
+        .ok_or_else(|| Error::new("the init program is no 64-bit ELF file").next("give the ostack-node binary of this release"))
 }
 
 fn modules_dir(root: &Path) -> PathBuf {
@@ -255,7 +276,25 @@ mod tests {
 
     fn built(root: &Path, modules: &[&str]) -> Result<Vec<u8>> {
         let modules: Vec<String> = modules.iter().map(|name| (*name).to_string()).collect();
-        build(&Initrd { node: b"node", root, kernel: "6.1", modules: &modules, load: &[], epoch: 86_400 })
+        build(&Initrd { node: &elf(), root, kernel: "6.1", modules: &modules, load: &[], epoch: 86_400 })
+    }
+
+    /// A program of one segment that ends at byte 140, and ten bytes of debugging information.
+    fn elf() -> Vec<u8> {
+        let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+        elf.resize(150, 0);
+        (elf[32], elf[54], elf[56]) = (64, 56, 1);
+        (elf[64 + 8], elf[64 + 32]) = (120, 20);
+        elf[140..].fill(0xdd);
+        elf
+    }
+
+    #[test]
+    fn a_program_loses_its_debugging_information_and_nothing_that_is_loaded() {
+        assert_eq!(loadable(&elf()).unwrap(), &elf()[..140]);
+        for bad in [b"#!/bin/sh".as_slice(), &elf()[..130], b""] {
+            assert!(loadable(bad).is_err());
+        }
     }
 
     /// The entries of an archive as `cpio` sees them: mode, links, owner, date and path.

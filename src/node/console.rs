@@ -1,0 +1,35 @@
+//! What people at a console see. Nothing else is running yet, so writing there is this program's output.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+/// Says a line on every console and in the kernel's log.
+///
+/// The log gets it at debug level: recorded for the journal, but not printed to the consoles a second time.
+pub fn say(line: &str) {
+    for line in line.lines() {
+        write("/dev/kmsg", &format!("<7>{line}\n"));
+        for console in consoles() {
+            write(&format!("/dev/{console}"), &format!("{line}\r\n"));
+        }
+    }
+}
+
+/// Says a line on standard error, for a person who ran this program.
+pub fn error(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Every console the kernel prints to; `/dev/console` alone would be the last of them.
+fn consoles() -> Vec<String> {
+    let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+    let names: Vec<String> = active.split_whitespace().map(str::to_string).collect();
+    if names.is_empty() { vec!["console".into()] } else { names }
+}
+
+fn write(path: &str, text: &str) {
+    // A console that cannot be written is no reason not to boot.
+    if let Ok(mut file) = OpenOptions::new().write(true).open(path) {
+        let _ = file.write_all(text.as_bytes());
+    }
+}

@@ -1,0 +1,63 @@
+//! What runs on a node: the initrd's init, and the report after boot.
+//!
+//! `init` tells the story of a boot in order; each step has its file: `modules` (kernel modules), `disks` (which
+//! device is what), `loops` and `stack` (layers to a root), `seed`, `state` (the partition that outlives a reboot), `binds` (its
+//! paths in the root), `copy` (trees with owners and attributes), `console` (what people see). `report` runs later, in
+//! the booted system. Nothing here knows a service by name: all it needs is in the partition's index and the seed.
+
+pub mod binds;
+pub mod console;
+pub mod copy;
+pub mod disks;
+pub mod init;
+pub mod loops;
+pub mod modules;
+pub mod report;
+pub mod seed;
+pub mod stack;
+pub mod state;
+
+use crate::base::error::{Context, Error, Result};
+use crate::base::tool::Tool;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+
+/// Where this program is in the initrd; running processes find it there as well.
+const SELF: &str = "/proc/self/exe";
+
+/// The program's entry: `args` begin with the program's name. Gives the exit code.
+///
+/// As pid 1 it boots. As `modprobe` it serves the kernel's requests. Else: `report`, or
+/// `in ROOT PROGRAM ARGS…`, which runs a program inside a root.
+pub fn main(args: &[OsString]) -> i32 {
+    let words: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let name = words.first().and_then(|name| name.rsplit('/').next()).unwrap_or_default();
+    let result = match &words[..] {
+        _ if std::process::id() == 1 => init::run(),
+        [_, rest @ ..] if name == "modprobe" => modules::modprobe(rest),
+        [_, "report"] => report::run(),
+        [_, "in", root, program, rest @ ..] => enter(Path::new(root), program, rest),
+        _ => Err(Error::new("this program takes no such arguments").next("run `ostack-node report`")),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            console::error(&format!("ostack-node: {error}"));
+            1
+        }
+    }
+}
+
+/// A tool that will run inside a root, by way of this program: [`Tool`] itself cannot change the root.
+fn tool_in(root: &Path, program: &str) -> Tool {
+    Tool::new(SELF).arg("in").arg(root).arg(program)
+}
+
+fn enter(root: &Path, program: &str, args: &[&str]) -> Result<()> {
+    rustix::process::chroot(root).doing(|| format!("entering {}", root.display()))?;
+    std::env::set_current_dir("/").doing(|| "entering the root")?;
+    let error = std::process::Command::new(program).args(args).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").exec();
+    Err(error).doing(|| format!("running {program}"))
+}
