@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
-use transfer::{Outcome, Patience, Transfer};
+use transfer::{Manner, Outcome, Transfer};
 
 /// How many packages are under way at once.
 const CONNECTIONS: usize = 8;
@@ -93,7 +93,7 @@ impl From<FetchError> for Error {
 /// Gets every package that `sink` does not have.
 ///
 /// `snapshots` says for an archive where its snapshots are; an archive without an entry has none.
-/// With `offline` nothing is downloaded.
+/// With `offline` nothing is downloaded. Proxies are those of the environment (`http_proxy` and the like).
 ///
 /// # Errors
 /// [`FetchError::Gone`] when some are nowhere any more. [`FetchError::Failed`] when packages are missing
@@ -107,8 +107,13 @@ pub fn fetch(
     offline: bool,
     progress: &dyn Progress,
 ) -> Result<(), FetchError> {
-    let patience = Patience { tries: 5, first_pause: Duration::from_millis(500), stall: Duration::from_secs(60) };
-    fetch_with(packages, mirrors, snapshots, sink, offline, progress, patience)
+    let manner = Manner {
+        tries: 5,
+        first_pause: Duration::from_millis(500),
+        stall: Duration::from_secs(60),
+        proxy: ureq::Proxy::try_from_env(),
+    };
+    fetch_with(packages, mirrors, snapshots, sink, offline, progress, manner)
 }
 
 fn fetch_with(
@@ -118,7 +123,7 @@ fn fetch_with(
     sink: &dyn Blobs,
     offline: bool,
     progress: &dyn Progress,
-    patience: Patience,
+    manner: Manner,
 ) -> Result<(), FetchError> {
     let mut seen = BTreeSet::new();
     let mut missing: Vec<&LockedPackage> =
@@ -144,7 +149,7 @@ fn fetch_with(
     let threads = CONNECTIONS.min(queue.len());
     let queue = Mutex::new(queue);
     let ends = Mutex::new(Ends::default());
-    let transfer = Transfer::new(sink, progress, patience);
+    let transfer = Transfer::new(sink, progress, manner);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {

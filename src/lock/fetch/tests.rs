@@ -129,8 +129,8 @@ impl Progress for Counter {
     fn message(&self, _text: &str) {}
 }
 
-fn quick() -> Patience {
-    Patience { tries: 5, first_pause: Duration::from_millis(1), stall: Duration::from_secs(10) }
+fn quick() -> Manner {
+    Manner { tries: 5, first_pause: Duration::from_millis(1), stall: Duration::from_secs(10), proxy: None }
 }
 
 fn mirrors(url: &str) -> Mirrors {

@@ -12,15 +12,17 @@ use std::time::Duration;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::DefaultConnector;
 
-/// How long to go on with a server that fails.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+/// How to ask servers, and how long to go on with one that fails.
+#[derive(Debug, Clone)]
+pub(super) struct Manner {
     /// Tries per URL.
     pub tries: u32,
     /// The pause after the first failure; it doubles after each further one.
     pub first_pause: Duration,
     /// How long a connection may give nothing.
     pub stall: Duration,
+    /// Through which proxy.
+    pub proxy: Option<ureq::Proxy>,
 }
 
 /// How a package ended that did not fail.
@@ -36,7 +38,7 @@ pub(super) struct Transfer<'a> {
     agent: ureq::Agent,
     sink: &'a dyn Blobs,
     progress: &'a dyn Progress,
-    patience: Patience,
+    manner: Manner,
 }
 
 /// How one try ended that got no bytes wrong.
@@ -52,20 +54,20 @@ enum Try {
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(sink: &'a dyn Blobs, progress: &'a dyn Progress, patience: Patience) -> Self {
-        // The proxy is that of the environment (http_proxy and the like), which is ureq's default.
+    pub(super) fn new(sink: &'a dyn Blobs, progress: &'a dyn Progress, manner: Manner) -> Self {
         let config = ureq::Agent::config_builder()
+            .proxy(manner.proxy.clone())
             .http_status_as_error(false)
             // A server that packs on the fly would make sizes and ranges meaningless.
             .accept_encoding("identity")
             .user_agent(concat!("ostack-image/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(patience.stall))
-            .timeout_recv_response(Some(patience.stall))
-            .timeout_per_read(Some(patience.stall))
+            .timeout_connect(Some(manner.stall))
+            .timeout_recv_response(Some(manner.stall))
+            .timeout_per_read(Some(manner.stall))
             .max_idle_connections_per_host(super::CONNECTIONS)
             .build();
         let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Remembering::<DefaultResolver>::default());
-        Self { agent, sink, progress, patience }
+        Self { agent, sink, progress, manner }
     }
 
     /// Gets one package; `urls` are asked in order.
@@ -115,8 +117,8 @@ impl<'a> Transfer<'a> {
 
     /// Tries until `part` is complete; `false` when the URL does not have the file.
     fn complete(&self, package: &LockedPackage, url: &str, part: &Path, meter: &mut Meter<'_>) -> Result<bool> {
-        let mut pause = self.patience.first_pause;
-        let mut left = self.patience.tries;
+        let mut pause = self.manner.first_pause;
+        let mut left = self.manner.tries;
         loop {
             left -= 1;
             let tried = match url.strip_prefix("file://") {
@@ -127,7 +129,7 @@ impl<'a> Transfer<'a> {
                 Try::Complete => return Ok(true),
                 Try::NotFound => return Ok(false),
                 Try::Broken(error) if left == 0 => {
-                    return Err(Error::new(format!("{} (tried {} times)", error.cause(), self.patience.tries))
+                    return Err(Error::new(format!("{} (tried {} times)", error.cause(), self.manner.tries))
                         .next("try again later, or name another mirror below [mirror] in site.toml; what was got is kept"));
                 }
                 Try::Broken(_) => std::thread::sleep(pause),
