@@ -33,6 +33,11 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
         return print_json(&json!({ "release": session.release_name, "packages": new.packages.len(), "changes": changes }));
     }
+    // A first lock changes everything; the file itself is the list then.
+    if old.packages.is_empty() {
+        println!("{}: {} packages", session.lock_file.display(), new.packages.len());
+        return Ok(());
+    }
     for change in &changes {
         println!("{change}");
     }

@@ -67,6 +67,7 @@ pub(super) fn keys(plan: &RolePlan) -> Result<Vec<Key>> {
     let (program, _) = crate::base::digest::Digest::of_file(&build::node_program()?)?;
     let mut keys = vec![plan.tools.clone(), plan.base.clone(), plan.boot(&program), plan.packages.clone()];
     keys.extend(plan.overlays.iter().map(|step| step.key.clone()));
+    keys.push(plan.agent(&program));
     Ok(keys)
 }
 

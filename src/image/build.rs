@@ -13,7 +13,7 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::layer::erofs::{Compression, Tools, uuid};
 use crate::layer::root::{Job, PackageFile};
-use crate::layer::tree::Tree;
+use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::layer::{deb, tar};
 use crate::model::release::Release;
 use crate::plan::{Key, OverlayStep, Package, RolePlan};
@@ -79,6 +79,16 @@ impl Builder<'_> {
             };
             layers.push(layer(step.name.as_str(), "overlay", &record)?);
         }
+        // What runs on the node is of this very build, like the initrd's init.
+        let agent_key = plan.agent(&program);
+        let agent = match self.found(&agent_key) {
+            Some(record) => record,
+            None => {
+                cached = false;
+                self.step(&agent_key, || self.files_layer("ostack-node", &self.agent()?))?
+            }
+        };
+        layers.push(layer("ostack-node", "agent", &agent)?);
         let output = |name: &str| boot.outputs.get(name).copied().ok_or_else(|| Error::new(format!("the boot step has no {name}")));
         let image = manifest::write(self.store, plan, layers, output("kernel")?, output("initrd")?)?;
         Ok((image, cached))
@@ -206,15 +216,24 @@ impl Builder<'_> {
     }
 
     fn overlay(&self, step: &OverlayStep) -> Result<Record> {
+        self.step(&step.key, || self.files_layer(step.name.as_str(), &Tree::of_files(&step.files, self.plan.epoch)))
+    }
+
+    /// A layer of a few files: written uncompressed.
+    fn files_layer(&self, name: &str, tree: &Tree) -> Result<Record> {
         let tools = self.tools()?;
-        self.step(&step.key, || {
-            let tree = Tree::of_files(&step.files, self.plan.epoch);
-            let out = tempfile::tempdir_in(self.store.scratch()).doing(|| "creating a scratch folder")?;
-            let image = out.path().join("layer.erofs");
-            Tools { root: &tools }.make_erofs_of(&tree, out.path(), &image, &filesystem_id(step.name.as_str()), self.plan.epoch, "")?;
-            let blob = self.store.put_file(&image)?;
-            Ok(layer_record(tar::digest(&tree)?, blob, tree.len()))
-        })
+        let out = tempfile::tempdir_in(self.store.scratch()).doing(|| "creating a scratch folder")?;
+        let image = out.path().join("layer.erofs");
+        Tools { root: &tools }.make_erofs_of(tree, out.path(), &image, &filesystem_id(name), self.plan.epoch, "")?;
+        let blob = self.store.put_file(&image)?;
+        Ok(layer_record(tar::digest(tree)?, blob, tree.len()))
+    }
+
+    fn agent(&self) -> Result<Tree> {
+        let mut tree = Tree::new(self.plan.epoch);
+        let program = Kind::File(Content::Bytes(fs::read(self.node_program)?));
+        tree.insert("usr/lib/ostack/ostack-node".parse()?, Entry::new(program, 0o755, self.plan.epoch));
+        Ok(tree)
     }
 
     fn boot(&self, root: &Path) -> Result<Record> {

@@ -199,6 +199,11 @@ impl RolePlan {
         self.boot.clone().with("ostack-node", program)
     }
 
+    /// The key of the layer that has the node's own program.
+    pub fn agent(&self, program: &Digest) -> Key {
+        Key::new("agent", version::OVERLAY).with("ostack-node", program).with("time", self.epoch).with("tools", self.tools.digest())
+    }
+
     /// The image's name in the store.
     pub fn image_name(&self) -> String {
         format!("{}-{}", self.release, self.role)
