@@ -92,6 +92,7 @@ impl Sandbox {
         let mut spec = self.clone();
         spec.command = command.into_iter().map(|word| word.as_ref().to_string()).collect();
         let shown = spec.command.iter().take(6).cloned().collect::<Vec<_>>().join(" ");
+        let shown: String = shown.lines().next().unwrap_or_default().chars().take(80).collect();
         // A file, because Linux limits a single argument to 128 KiB and a package list may be longer.
         let mut file = tempfile::NamedTempFile::new().doing(|| "describing the sandbox")?;
         serde_json::to_writer(&mut file, &spec).doing(|| "describing the sandbox")?;
