@@ -103,7 +103,7 @@ impl DiskPlan {
         // Room for the backup table; a whole MiB, as tools round disks.
         let least = system.0 + system.1 + MIB;
         let size = size.unwrap_or(least);
-        if size < least || size % SECTOR != 0 {
+        if size < least || !size.is_multiple_of(SECTOR) {
             return Err(Error::new(format!("a disk of {size} bytes cannot hold this image, which needs {least}"))
                 .next(format!("make the disk {} MiB or larger", least / MIB)));
         }

@@ -128,7 +128,7 @@ fn plan(table: &Table) -> Result<Plan> {
     if room * SECTOR < MIN_SIZE {
         return Err(Error::new(format!(
             "the system disk has {} MiB left after the image, too few for the state partition",
-            room * SECTOR >> 20
+            (room * SECTOR) >> 20
         ))
         .next(format!("give the machine a disk with {} MiB or more behind the image", MIN_SIZE >> 20)));
     }
