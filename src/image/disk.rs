@@ -68,6 +68,9 @@ pub struct Disk<'a> {
     pub boot_img: &'a [u8],
     /// Runs `grub-mkimage`.
     pub mkimage: &'a dyn Fn(&MkImage) -> Result<Vec<u8>>,
+    /// The least size of the system partition in bytes. The state begins behind it, so what is reserved here is what a
+    /// later, larger image may grow by without moving the state; holes cost nothing in a file.
+    pub reserve: u64,
     /// The disk's size in bytes; `None` for the smallest that holds the content.
     pub size: Option<u64>,
 }
@@ -86,11 +89,12 @@ pub struct DiskPlan {
 }
 
 impl DiskPlan {
-    /// Lays out an ESP of `esp` bytes and layers of these sizes on a disk of `size` bytes, or the smallest one.
+    /// Lays out an ESP of `esp` bytes and layers of these sizes, in a system partition of `reserve` bytes or more, on a
+    /// disk of `size` bytes, or the smallest one.
     ///
     /// # Errors
     /// `size` is too small or not whole sectors.
-    pub fn new(esp: u64, layers: &[u64], size: Option<u64>) -> Result<Self> {
+    pub fn new(esp: u64, layers: &[u64], reserve: u64, size: Option<u64>) -> Result<Self> {
         let mut end = INDEX_SIZE;
         let mut offsets = Vec::new();
         for layer in layers {
@@ -99,11 +103,11 @@ impl DiskPlan {
             end = offset + layer;
         }
         let esp = (BIOS_FIRST * SECTOR + BIOS_SIZE, esp.next_multiple_of(MIB));
-        let system = (esp.0 + esp.1, end.next_multiple_of(MIB));
+        let system = (esp.0 + esp.1, end.max(reserve).next_multiple_of(MIB));
         // Room for the backup table; a whole MiB, as tools round disks.
         let least = system.0 + system.1 + MIB;
         let size = size.unwrap_or(least);
-        if size < least || size % SECTOR != 0 {
+        if size < least || !size.is_multiple_of(SECTOR) {
             return Err(Error::new(format!("a disk of {size} bytes cannot hold this image, which needs {least}"))
                 .next(format!("make the disk {} MiB or larger", least / MIB)));
         }
@@ -151,7 +155,7 @@ pub fn layout(disk: &Disk) -> Result<(Vec<Extent>, u64)> {
     }
     let files = esp_files(disk, &grub)?;
     let sizes: Vec<u64> = disk.layers.iter().map(|layer| layer.size).collect();
-    let plan = DiskPlan::new(esp::size(&files), &sizes, disk.size)?;
+    let plan = DiskPlan::new(esp::size(&files), &sizes, disk.reserve, disk.size)?;
     let id = Guid::derived(&disk.image, "esp-volume").0;
     let esp = esp::build(files, plan.esp.1, u32::from_le_bytes([id[0], id[1], id[2], id[3]]), plan.esp.0)?;
     let table = plan.table(&disk.image)?;
@@ -232,6 +236,7 @@ mod tests {
             cmdline: &format!("quiet ostack.image={image}"),
             timeout: 1,
             boot_img: &boot_img,
+            reserve: 0,
             mkimage: &|request| Ok(if request.format == "i386-pc" { vec![3; 40_000] } else { b"MZ4".to_vec() }),
             size,
         })
@@ -239,7 +244,7 @@ mod tests {
 
     #[test]
     fn parts_follow_each_other_on_whole_mebibytes_and_layers_on_whole_clusters() {
-        let plan = DiskPlan::new(64 << 20, &[300_000, 4096, 65_536, 1], None).unwrap();
+        let plan = DiskPlan::new(64 << 20, &[300_000, 4096, 65_536, 1], 0, None).unwrap();
         assert_eq!(
             plan,
             DiskPlan {
@@ -249,7 +254,8 @@ mod tests {
                 layers: vec![1 << 20, (1 << 20) + 5 * 65_536, (1 << 20) + 6 * 65_536, (1 << 20) + 7 * 65_536],
             }
         );
-        assert!(DiskPlan::new(64 << 20, &[300_000], Some(67 << 20)).is_err());
+        assert!(DiskPlan::new(64 << 20, &[300_000], 0, Some(67 << 20)).is_err());
+        assert_eq!(DiskPlan::new(64 << 20, &[300_000], 1 << 30, None).unwrap().system, (66 << 20, 1 << 30));
     }
 
     #[test]

@@ -267,7 +267,7 @@ fn long_entries(name: &str, short: &[u8; 11]) -> Vec<u8> {
     let mut out = Vec::new();
     for (number, part) in units.chunks(PER_LONG_NAME).enumerate().rev() {
         let bytes: Vec<u8> = part.iter().flat_map(|unit| unit.to_le_bytes()).collect();
-        out.push(number as u8 + 1 | if number + 1 == count { 0x40 } else { 0 });
+        out.push((number as u8 + 1) | if number + 1 == count { 0x40 } else { 0 });
         out.extend_from_slice(&bytes[..10]);
         out.extend([LONG_NAME, 0, sum]);
         out.extend_from_slice(&bytes[10..22]);

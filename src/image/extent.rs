@@ -93,6 +93,8 @@ pub fn write(path: &Path, extents: &[Extent], size: u64) -> Result<Digest> {
     let digest = std::thread::scope(|scope| {
         let hash = scope.spawn(|| hash(extents, size));
         copy(file.as_file(), extents).doing(what)?;
+        // Here rather than at the end: the disk works while the other thread still hashes.
+        file.as_file().sync_data().doing(what)?;
         hash.join().map_err(|_| Error::new("the hashing thread ended early"))?.doing(what)
     })?;
     crate::base::fs::persist(file, path, 0o644)?;

@@ -55,13 +55,11 @@ pub fn layout(extents: &[Extent], size: u64) -> Result<(Vec<Extent>, u64)> {
         put(CLUSTER + block * 8, (blocks_at + block) * CLUSTER);
     }
     for (index, table) in l2.iter().enumerate() {
-        put(l1_at * CLUSTER + table * 8, (l2_at + index as u64) * CLUSTER | COPIED);
+        put(l1_at * CLUSTER + table * 8, ((l2_at + index as u64) * CLUSTER) | COPIED);
     }
-    let mut host = data_at;
-    for cluster in runs.iter().flat_map(|run| run.first..run.first + run.count) {
+    for (host, cluster) in (data_at..).zip(runs.iter().flat_map(|run| run.first..run.first + run.count)) {
         let index = l2.binary_search(&(cluster / PER_L2)).expect("every used table was listed") as u64;
-        put((l2_at + index) * CLUSTER + cluster % PER_L2 * 8, host * CLUSTER | COPIED);
-        host += 1;
+        put((l2_at + index) * CLUSTER + cluster % PER_L2 * 8, (host * CLUSTER) | COPIED);
     }
     for cluster in 0..total {
         let at = (blocks_at * CLUSTER + cluster * 2) as usize;

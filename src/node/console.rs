@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 
 /// Says a line on every console and in the kernel's log.
 ///
@@ -28,8 +29,11 @@ fn consoles() -> Vec<String> {
 }
 
 fn write(path: &str, text: &str) {
+    // Never the controlling terminal of pid 1, and no waiting for a modem's carrier; the text itself may wait.
+    let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
     // A console that cannot be written is no reason not to boot.
-    if let Ok(mut file) = OpenOptions::new().write(true).open(path) {
+    if let Ok(mut file) = OpenOptions::new().write(true).custom_flags(flags).open(path) {
+        let _ = rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty());
         let _ = file.write_all(text.as_bytes());
     }
 }

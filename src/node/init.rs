@@ -86,7 +86,7 @@ fn image(cmdline: &str) -> Result<Digest> {
 
 /// The last value of `name=value`, as the kernel itself would take it.
 fn argument<'a>(cmdline: &'a str, name: &str) -> Option<&'a str> {
-    cmdline.split_whitespace().filter_map(|word| word.split_once('=')).filter(|(key, _)| *key == name).map(|(_, v)| v).last()
+    cmdline.split_whitespace().rev().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 fn find_system(image: &Digest, modules: &mut Modules) -> (Device, BootIndex) {

@@ -59,5 +59,6 @@ fn enter(root: &Path, program: &str, args: &[&str]) -> Result<()> {
     rustix::process::chroot(root).doing(|| format!("entering {}", root.display()))?;
     std::env::set_current_dir("/").doing(|| "entering the root")?;
     let error = std::process::Command::new(program).args(args).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").exec();
-    Err(error).doing(|| format!("running {program}"))
+    let error = Error::new(error).next(format!("put the package that has {program} into the image"));
+    Err(error.doing(format!("running {program}")))
 }

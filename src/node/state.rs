@@ -68,7 +68,7 @@ pub fn open(system: &Device, root: &Path) -> Result<(PathBuf, Outcome)> {
     let mut table = Table::read(&file, sectors)?
         .ok_or_else(|| Error::new(format!("{} has no partition table", node.display())).next("write the image to it again"))?;
     let plan = plan(&table)?;
-    let device = match plan {
+    let number = match plan {
         Plan::Create => {
             let mut id = [0; 16];
             rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).doing(|| "drawing a GUID")?;
@@ -81,6 +81,8 @@ pub fn open(system: &Device, root: &Path) -> Result<(PathBuf, Outcome)> {
         }
         Plan::Format(number) | Plan::Use(number) => number,
         Plan::Grow(number) => {
+            // What is foreign does not even get a larger partition.
+            own_size(&partition_of(&disk, number, table.partitions[&number].sectors())?)?;
             let mut partition = table.partitions[&number].clone();
             partition.last = table.last_aligned();
             table.partitions.insert(number, partition);
@@ -89,7 +91,6 @@ pub fn open(system: &Device, root: &Path) -> Result<(PathBuf, Outcome)> {
             number
         }
     };
-    let number = device;
     let device = partition_of(&disk, number, table.partitions[&number].sectors())?;
     let outcome = match plan {
         Plan::Create | Plan::Format(_) => {
@@ -128,7 +129,7 @@ fn plan(table: &Table) -> Result<Plan> {
     if room * SECTOR < MIN_SIZE {
         return Err(Error::new(format!(
             "the system disk has {} MiB left after the image, too few for the state partition",
-            room * SECTOR >> 20
+            (room * SECTOR) >> 20
         ))
         .next(format!("give the machine a disk with {} MiB or more behind the image", MIN_SIZE >> 20)));
     }
@@ -150,12 +151,17 @@ fn format(device: &Device, root: &Path) -> Result<()> {
     File::open(&path).and_then(|file| file.sync_all()).doing(|| format!("syncing {}", path.display()))
 }
 
-fn check(device: &Device, root: &Path) -> Result<Outcome> {
-    let found = device.filesystem()?;
-    let Filesystem::Ext(label, size) = &found else { return Err(foreign(device, "no ext4 filesystem")) };
-    if label != STATE_PARTITION {
-        return Err(foreign(device, &format!("a filesystem labelled `{label}`")));
+/// The size in bytes of the state's filesystem, if it is one.
+fn own_size(device: &Device) -> Result<u64> {
+    match device.filesystem()? {
+        Filesystem::Ext(label, size) if label == STATE_PARTITION => Ok(size),
+        Filesystem::Ext(label, _) => Err(foreign(device, &format!("a filesystem labelled `{label}`"))),
+        _ => Err(foreign(device, "no ext4 filesystem")),
     }
+}
+
+fn check(device: &Device, root: &Path) -> Result<Outcome> {
+    let size = own_size(device)?;
     let path = device.path();
     let grows = device.sectors * SECTOR >= size + GROW_FROM;
     let force: &[&str] = if grows { &["-f"] } else { &[] };
