@@ -46,7 +46,9 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     if let Some(node) = node
         && node.role != options.role
     {
-        return Err(Error::new(format!("{} is a {}, not a {}", node.name, node.role, options.role)).next(format!("boot {}", node.role)));
+        return Err(
+            Error::new(format!("{} is a {}, not a {}", node.name, node.role, options.role)).next(format!("boot {}", node.role))
+        );
     }
     let store = session.store()?;
     let image = manifest::read(&store, options.role.as_str())?;
@@ -72,7 +74,11 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         ssh_port: options.ssh_port,
         kernel: Some(kernel),
     };
-    if options.check { check(global, options, &session, &spec, node, &folder) } else { interactive(&session, &spec, node, &folder) }
+    if options.check {
+        check(global, options, &session, &spec, node, &folder)
+    } else {
+        interactive(&session, &spec, node, &folder)
+    }
 }
 
 /// Seeds are written by a process of their own, because writing one leaves the host's mount namespace.
@@ -95,7 +101,14 @@ fn seed(global: &Global, node: &str, folder: &std::path::Path) -> Result<PathBuf
     Ok(file)
 }
 
-fn check(global: &Global, options: &Options, session: &Session, spec: &Spec, node: Option<&crate::model::site::Node>, folder: &std::path::Path) -> Result<()> {
+fn check(
+    global: &Global,
+    options: &Options,
+    session: &Session,
+    spec: &Spec,
+    node: Option<&crate::model::site::Node>,
+    folder: &std::path::Path,
+) -> Result<()> {
     let begin = Instant::now();
     let _ = std::fs::remove_file(folder.join("report"));
     eprintln!("  starting {} …", options.role);
@@ -103,21 +116,36 @@ fn check(global: &Global, options: &Options, session: &Session, spec: &Spec, nod
     let report = machine.wait_for_report(1, Duration::from_secs(options.timeout))?;
     let seconds = begin.elapsed().as_secs_f64();
     if global.json {
-        print_json(&json!({ "node": report.node, "role": report.role, "image": report.image, "state": report.state, "failed": report.failed, "seconds": seconds }))?;
+        print_json(
+            &json!({ "node": report.node, "role": report.role, "image": report.image, "state": report.state, "failed": report.failed, "seconds": seconds }),
+        )?;
     } else {
-        println!("{} is up after {seconds:.0} s: image {}, system {}, {} failed units", report.node, report.image, report.state, report.failed.len());
+        println!(
+            "{} is up after {seconds:.0} s: image {}, system {}, {} failed units",
+            report.node,
+            report.image,
+            report.state,
+            report.failed.len()
+        );
     }
     if report.failed.is_empty() {
         return Ok(());
     }
-    Err(Error::new(format!("units failed on {}: {}", report.node, report.failed.join(", "))).next("keep the machine with --keep DIR and read its journal"))
+    Err(Error::new(format!("units failed on {}: {}", report.node, report.failed.join(", ")))
+        .next("keep the machine with --keep DIR and read its journal"))
 }
 
 fn interactive(session: &Session, spec: &Spec, node: Option<&crate::model::site::Node>, folder: &std::path::Path) -> Result<()> {
     let disk = folder.join("disk.qcow2");
     if !disk.exists() {
         let backing = std::path::absolute(&spec.disk).doing(|| "finding the disk")?;
-        Tool::new("qemu-img").package("qemu-utils").args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(backing).arg(&disk).arg(format!("{}G", spec.disk_gib)).run()?;
+        Tool::new("qemu-img")
+            .package("qemu-utils")
+            .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+            .arg(backing)
+            .arg(&disk)
+            .arg(format!("{}G", spec.disk_gib))
+            .run()?;
     }
     let mut args = qemu::arguments(spec, &session.site, node, folder)?;
     // The console belongs to the terminal; Ctrl-a x ends the machine.

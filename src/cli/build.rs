@@ -53,7 +53,8 @@ struct Built {
 pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let session = Session::open(global)?;
     let mut lock = session.release_lock()?;
-    let roles: Vec<Role> = if options.all { session.roles.iter().map(|files| files.role).collect() } else { options.roles.clone() };
+    let roles: Vec<Role> =
+        if options.all { session.roles.iter().map(|files| files.role).collect() } else { options.roles.clone() };
     let spec = session.project.disk()?;
     // Everything is planned before anything is written: a mistake in the last role costs no build of the first.
     for role in &roles {
@@ -110,7 +111,15 @@ fn one(
     }
     let program = node_program()?;
     let scratch_folder = store.scratch().join(format!("roots-{}", files.role));
-    let builder = Builder { store, lock: write_lock, scratch: &scratch_folder, plan: &plan, release: &session.release, node_program: &program, watch: steps };
+    let builder = Builder {
+        store,
+        lock: write_lock,
+        scratch: &scratch_folder,
+        plan: &plan,
+        release: &session.release,
+        node_program: &program,
+        watch: steps,
+    };
     if needs_roots(&plan, store)? {
         let memory = scratch::prepare(&scratch_folder)?;
         if global.verbose {

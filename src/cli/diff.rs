@@ -119,7 +119,8 @@ fn layers(a: &Image, b: &Image) -> Vec<String> {
 /// The files of overlays that differ; texts line by line.
 fn settings(store: &Store, a: &Image, b: &Image) -> Result<Vec<Setting>> {
     let mut settings = Vec::new();
-    let names: BTreeSet<&str> = a.layers.iter().chain(&b.layers).filter(|layer| layer.kind == "overlay").map(|layer| layer.name.as_str()).collect();
+    let names: BTreeSet<&str> =
+        a.layers.iter().chain(&b.layers).filter(|layer| layer.kind == "overlay").map(|layer| layer.name.as_str()).collect();
     for name in names {
         let of = |image: &Image| image.layers.iter().find(|layer| layer.name == name).map(|layer| layer.diff_id);
         if of(a) == of(b) {
@@ -149,7 +150,8 @@ fn change(before: Option<&Entry>, after: Option<&Entry>) -> Result<Option<String
     };
     let mut lines = Vec::new();
     if (before.uid, before.gid, before.mode) != (after.uid, after.gid, after.mode) {
-        lines.push(format!("{}:{} {:04o} -> {}:{} {:04o}", before.uid, before.gid, before.mode, after.uid, after.gid, after.mode));
+        lines
+            .push(format!("{}:{} {:04o} -> {}:{} {:04o}", before.uid, before.gid, before.mode, after.uid, after.gid, after.mode));
     }
     match (&before.kind, &after.kind) {
         (Kind::File(old), Kind::File(new)) => {

@@ -31,7 +31,14 @@ impl Blobs for Sink<'_> {
 }
 
 /// Fetches the packages that are missing. `Some` lock: some were gone, and were locked anew.
-pub(super) fn packages(session: &Session, store: &Store, lock: &ReleaseLock, wanted: &[&Package], offline: bool, relock: bool) -> Result<Option<ReleaseLock>> {
+pub(super) fn packages(
+    session: &Session,
+    store: &Store,
+    lock: &ReleaseLock,
+    wanted: &[&Package],
+    offline: bool,
+    relock: bool,
+) -> Result<Option<ReleaseLock>> {
     let names: BTreeSet<&PackageName> = wanted.iter().map(|package| &package.name).collect();
     let locked: Vec<_> = lock.packages.values().filter(|package| names.contains(&package.name)).collect();
     let mirrors = if offline { crate::lock::mirror::Mirrors::default() } else { session.mirrors()? };

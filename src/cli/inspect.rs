@@ -104,6 +104,8 @@ pub(super) fn layer_tree(store: &Store, image: &Image, name: &str) -> Result<(te
 
 /// Any unpacked tools will do: reading a filesystem gives the same files with each.
 fn any_tools(store: &Store) -> Result<std::path::PathBuf> {
-    let folders = crate::base::fs::sorted_dir(&store.tools(&crate::base::digest::Digest::of("")).parent().map(Path::to_path_buf).unwrap_or_default())?;
+    let folders = crate::base::fs::sorted_dir(
+        &store.tools(&crate::base::digest::Digest::of("")).parent().map(Path::to_path_buf).unwrap_or_default(),
+    )?;
     folders.into_iter().next().ok_or_else(|| Error::new("the store has no tools yet").next("build an image first"))
 }

@@ -39,7 +39,12 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         .iter()
         .map(|key| {
             let cached = is_cached(&store, key);
-            Line { step: key.step.clone(), key: key.digest().to_string(), cached, changed: if cached { Vec::new() } else { changed(key, &last) } }
+            Line {
+                step: key.step.clone(),
+                key: key.digest().to_string(),
+                cached,
+                changed: if cached { Vec::new() } else { changed(key, &last) },
+            }
         })
         .collect();
     if global.json {

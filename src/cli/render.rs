@@ -23,7 +23,9 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let files = node_files(&session, &options.node)?;
     let folder = global.out.clone().unwrap_or_else(|| session.out.join(&options.node));
     if !fs::sorted_dir(&folder)?.is_empty() {
-        return Err(Error::new(format!("the folder {} is not empty", folder.display())).next("name an empty or a new one with --out DIR"));
+        return Err(
+            Error::new(format!("the folder {} is not empty", folder.display())).next("name an empty or a new one with --out DIR")
+        );
     }
     for (path, file) in &files {
         write(&path.under(&folder), &file.kind, file.mode, file.uid, file.gid).doing(|| format!("writing {path}"))?;
@@ -37,7 +39,9 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         json!({ "path": path, "kind": kind, "content": value, "mode": format!("{:04o}", file.mode), "uid": file.uid, "gid": file.gid })
     };
     if global.json {
-        return print_json(&json!({ "node": options.node, "folder": folder, "files": files.iter().map(entry).collect::<Vec<_>>() }));
+        return print_json(
+            &json!({ "node": options.node, "folder": folder, "files": files.iter().map(entry).collect::<Vec<_>>() }),
+        );
     }
     for path in files.keys() {
         println!("{path}");

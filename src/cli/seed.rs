@@ -48,7 +48,14 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 }
 
 /// Writes a node's seed; the tools' packages must be in the store.
-pub(super) fn write(session: &Session, lock: &ReleaseLock, store: &Store, write_lock: &WriteLock, node: &Node, file: Option<PathBuf>) -> Result<(PathBuf, Digest, u64)> {
+pub(super) fn write(
+    session: &Session,
+    lock: &ReleaseLock,
+    store: &Store,
+    write_lock: &WriteLock,
+    node: &Node,
+    file: Option<PathBuf>,
+) -> Result<(PathBuf, Digest, u64)> {
     let files = session.role(node.role)?;
     let locked = locked(lock, files)?;
     let epoch = locked.epoch;
@@ -56,7 +63,7 @@ pub(super) fn write(session: &Session, lock: &ReleaseLock, store: &Store, write_
     let role_plan = session.plan(files, lock)?;
     let tools = tools(store, write_lock, &role_plan, &Steps::default())?;
     let path = file.unwrap_or_else(|| session.out.join(format!("{}.seed.img", node.name)));
-    let (digest, size) = seed::write(&node_plan, &session.site, node, epoch, &tools, &store.scratch(), &path).map_err(|error: Error| error.doing(format!("writing the seed of {}", node.name)))?;
+    let (digest, size) = seed::write(&node_plan, &session.site, node, epoch, &tools, &store.scratch(), &path)
+        .map_err(|error: Error| error.doing(format!("writing the seed of {}", node.name)))?;
     Ok((path, digest, size))
 }
-

@@ -77,7 +77,8 @@ impl Session {
 
     pub fn role(&self, role: Role) -> Result<&RoleFiles> {
         self.roles.iter().find(|files| files.role == role).ok_or_else(|| {
-            Error::new(format!("there is no recipe for {role}")).next(format!("write {}", self.project.recipe_path(role).display()))
+            Error::new(format!("there is no recipe for {role}"))
+                .next(format!("write {}", self.project.recipe_path(role).display()))
         })
     }
 
@@ -91,8 +92,11 @@ impl Session {
 
     /// What every recipe asks for, by set.
     pub fn requested(&self) -> Result<BTreeMap<Word, BTreeSet<PackageName>>> {
-        let roles: Vec<(Role, &Recipe, &Path, &[LoadedOverlay])> =
-            self.roles.iter().map(|files| (files.role, &files.recipe, files.recipe_file.as_path(), files.overlays.as_slice())).collect();
+        let roles: Vec<(Role, &Recipe, &Path, &[LoadedOverlay])> = self
+            .roles
+            .iter()
+            .map(|files| (files.role, &files.recipe, files.recipe_file.as_path(), files.overlays.as_slice()))
+            .collect();
         plan::requested(&self.release, &roles, &self.release_name)
     }
 
@@ -136,7 +140,12 @@ impl Session {
 pub(super) fn locked(lock: &ReleaseLock, files: &RoleFiles) -> Result<Locked> {
     let kernel: Word = format!("kernel-{}", files.recipe.kernel).parse()?;
     let base_names: BTreeSet<&PackageName> = lock.set(&kernel).into_iter().map(|package| &package.name).collect();
-    let package = |locked: &LockedPackage| Package { name: locked.name.clone(), version: locked.version.clone(), digest: locked.sha256, size: locked.size };
+    let package = |locked: &LockedPackage| Package {
+        name: locked.name.clone(),
+        version: locked.version.clone(),
+        digest: locked.sha256,
+        size: locked.size,
+    };
     let set = |name: &Word| -> Vec<Package> { lock.set(name).into_iter().map(package).collect() };
     Ok(Locked {
         epoch: i64::try_from(lock.source_date_epoch).map_err(|_| Error::new("the lock's source_date_epoch is out of range"))?,
@@ -153,7 +162,8 @@ pub(super) fn store_folder(named: Option<&Path>) -> Result<PathBuf> {
     }
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    let cache = cache.ok_or_else(|| Error::new("neither XDG_CACHE_HOME nor HOME says where the store is").next("name it with --store DIR"))?;
+    let cache = cache
+        .ok_or_else(|| Error::new("neither XDG_CACHE_HOME nor HOME says where the store is").next("name it with --store DIR"))?;
     Ok(cache.join("ostack-image/store"))
 }
 

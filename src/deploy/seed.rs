@@ -25,7 +25,15 @@ const ROUND: u64 = 1 << 20;
 ///
 /// # Errors
 /// The tools fail, or `out` cannot be written.
-pub fn write(plan: &NodePlan, site: &Site, node: &Node, epoch: i64, tools: &Path, scratch: &Path, out: &Path) -> Result<(Digest, u64)> {
+pub fn write(
+    plan: &NodePlan,
+    site: &Site,
+    node: &Node,
+    epoch: i64,
+    tools: &Path,
+    scratch: &Path,
+    out: &Path,
+) -> Result<(Digest, u64)> {
     let layer: RelPath = "layer".parse()?;
     let mut tree = Tree::of_files(&plan.files, epoch).below(&layer, epoch)?;
     let seed = json!({ "format": 1, "node": node.name, "role": node.role, "site": site.name });
@@ -33,7 +41,14 @@ pub fn write(plan: &NodePlan, site: &Site, node: &Node, epoch: i64, tools: &Path
     tree.insert("seed.json".parse()?, Entry::new(file, 0o644, epoch));
     let folder = tempfile::tempdir_in(scratch).doing(|| "creating a scratch folder")?;
     let image = folder.path().join("seed.erofs");
-    Tools { root: tools }.make_erofs_of(&tree, folder.path(), &image, &Digest::of(format!("ostack seed {}", node.name)), epoch, LABEL)?;
+    Tools { root: tools }.make_erofs_of(
+        &tree,
+        folder.path(),
+        &image,
+        &Digest::of(format!("ostack seed {}", node.name)),
+        epoch,
+        LABEL,
+    )?;
     let mut bytes = fs::read(&image)?;
     bytes.resize((bytes.len() as u64).next_multiple_of(ROUND) as usize, 0);
     let mut file = fs::temporary_beside(out)?;

@@ -80,6 +80,7 @@ impl Maker<'_> {
             .with("image", self.image.manifest.digest)
             .with("format", format.as_str())
             .with("size", self.spec.size)
+            .with("system partition", self.spec.system)
             .with("menu timeout", self.spec.menu_timeout)
             .with("tools", self.tools_key)
     }
@@ -112,7 +113,12 @@ impl Maker<'_> {
         let layers: Vec<disk::Layer> = image
             .layers
             .iter()
-            .map(|layer| disk::Layer { name: layer.name.clone(), digest: layer.blob.digest, path: self.store.path(&layer.blob.digest), size: layer.blob.size })
+            .map(|layer| disk::Layer {
+                name: layer.name.clone(),
+                digest: layer.blob.digest,
+                path: self.store.path(&layer.blob.digest),
+                size: layer.blob.size,
+            })
             .collect();
         let boot_img = fs::read(&tools.join("usr/lib/grub/i386-pc/boot.img"))?;
         let command_line = format!("{IMAGE_ARGUMENT}={} {}", image.manifest.digest, image.command_line);
@@ -129,6 +135,7 @@ impl Maker<'_> {
             timeout: self.spec.menu_timeout,
             boot_img: &boot_img,
             mkimage: &mkimage,
+            reserve: self.spec.system,
             size: Some(self.spec.size),
         })?;
         let (extents, size) = match format {

@@ -15,7 +15,7 @@ use crate::layer::erofs::{Compression, Tools, uuid};
 use crate::layer::root::{Job, PackageFile};
 use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::layer::{deb, tar};
-use crate::model::release::Release;
+use crate::model::release::{Release, User};
 use crate::plan::{Key, OverlayStep, Package, RolePlan};
 use crate::store::{Blob, Record, Store, WriteLock};
 use std::collections::BTreeMap;
@@ -89,7 +89,8 @@ impl Builder<'_> {
             }
         };
         layers.push(layer("ostack-node", "agent", &agent)?);
-        let output = |name: &str| boot.outputs.get(name).copied().ok_or_else(|| Error::new(format!("the boot step has no {name}")));
+        let output =
+            |name: &str| boot.outputs.get(name).copied().ok_or_else(|| Error::new(format!("the boot step has no {name}")));
         let image = manifest::write(self.store, plan, layers, output("kernel")?, output("initrd")?)?;
         Ok((image, cached))
     }
@@ -113,7 +114,13 @@ impl Builder<'_> {
     }
 
     /// What needs a root on disk. While packages are configured, which keeps one core busy, the base becomes a layer on the other.
-    fn roots(&self, base: Option<Record>, packages: Option<Record>, boot: Option<Record>, boot_key: &Key) -> Result<(Record, Record, Record)> {
+    fn roots(
+        &self,
+        base: Option<Record>,
+        packages: Option<Record>,
+        boot: Option<Record>,
+        boot_key: &Key,
+    ) -> Result<(Record, Record, Record)> {
         let tools = self.tools()?;
         let base_root = self.scratch.join("base");
         fs::create_dir_all(&base_root)?;
@@ -127,7 +134,7 @@ impl Builder<'_> {
             None => {
                 let files = self.package_files(&self.plan.locked.base)?;
                 self.timed("install base", || {
-                    self.job(&files, &[]).build_base(&base_root)?;
+                    self.job(&files, &[], &self.release.users).build_base(&base_root)?;
                     Tree::settle(&base_root, self.plan.epoch)
                 })?
             }
@@ -136,7 +143,9 @@ impl Builder<'_> {
             let beside = scope.spawn(|| -> Result<(Record, Record)> {
                 let base = match base {
                     Some(record) => record,
-                    None => self.step(&self.plan.base, || self.store_layer(&tools, &base_tree, &base_root, "base", Compression::Lz4))?,
+                    None => {
+                        self.step(&self.plan.base, || self.store_layer(&tools, &base_tree, &base_root, "base", Compression::Lz4))?
+                    }
                 };
                 let boot = match boot {
                     Some(record) => record,
@@ -161,8 +170,8 @@ impl Builder<'_> {
         Ok(value)
     }
 
-    fn job<'a>(&'a self, packages: &'a [PackageFile], debconf: &'a [String]) -> Job<'a> {
-        Job { packages, pool: self.store.pool(), release: self.release, debconf, epoch: self.plan.epoch }
+    fn job<'a>(&'a self, packages: &'a [PackageFile], debconf: &'a [String], users: &'a [User]) -> Job<'a> {
+        Job { packages, users, pool: self.store.pool(), release: self.release, debconf, epoch: self.plan.epoch }
     }
 
     fn packages(&self, tools: &Path, base_root: &Path) -> Result<Record> {
@@ -173,7 +182,9 @@ impl Builder<'_> {
             Ok(path)
         };
         let (upper, work, mount) = (folder("packages")?, folder("work")?, folder("root")?);
-        self.timed("install packages", || self.job(&files, &self.plan.debconf).build_packages(base_root, &upper, &work, &mount))?;
+        self.timed("install packages", || {
+            self.job(&files, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
+        })?;
         let tree = Tree::settle(&upper, self.plan.epoch)?;
         self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)
     }
@@ -193,7 +204,11 @@ impl Builder<'_> {
             check()?;
             other.join().map_err(|_| Error::new("checking packages panicked"))?
         })?;
-        let file = |package: &Package| PackageFile { name: package.name.to_string(), digest: package.digest, path: self.store.path(&package.digest) };
+        let file = |package: &Package| PackageFile {
+            name: package.name.to_string(),
+            digest: package.digest,
+            path: self.store.path(&package.digest),
+        };
         Ok(packages.iter().map(file).collect())
     }
 
@@ -243,13 +258,15 @@ impl Builder<'_> {
             return Err(Error::new(format!("the base has {} kernels: {}", kernels.len(), kernels.join(", ")))
                 .next("name exactly one kernel package per flavour under [kernel] in the release's file"));
         };
-        let pattern = spec.kernel.as_ref().ok_or_else(|| Error::new("the release has no initrd.kernel").next("write kernel = \"/boot/vmlinuz-*\" under [initrd]"))?;
+        let pattern = spec.kernel.as_ref().ok_or_else(|| {
+            Error::new("the release has no initrd.kernel").next("write kernel = \"/boot/vmlinuz-*\" under [initrd]")
+        })?;
         let vmlinuz = fs::read(&root.join(pattern.as_str().replace('*', kernel)))?;
         let bytes = initrd::build(&Initrd {
             node: &fs::read(self.node_program)?,
             root,
             kernel,
-            modules: &spec.modules,
+            modules: &self.plan.modules,
             load: &spec.load,
             epoch: u64::try_from(self.plan.epoch).unwrap_or(0),
         })?;

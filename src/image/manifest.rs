@@ -80,7 +80,10 @@ pub fn write(store: &Store, plan: &RolePlan, layers: Vec<Layer>, kernel: Blob, i
         .iter()
         .map(|state| BootState {
             path: state.path.clone(),
-            class: serde_json::to_value(state.class).ok().and_then(|class| class.as_str().map(str::to_string)).unwrap_or_default(),
+            class: serde_json::to_value(state.class)
+                .ok()
+                .and_then(|class| class.as_str().map(str::to_string))
+                .unwrap_or_default(),
             uid: state.uid,
             gid: state.gid,
             mode: state.mode,
@@ -108,7 +111,15 @@ pub fn write(store: &Store, plan: &RolePlan, layers: Vec<Layer>, kernel: Blob, i
     let mut entries: Vec<Value> = layers
         .iter()
         .map(|layer| {
-            entry(EROFS_LAYER, layer.blob, &[("dev.ostack.name", &layer.name), ("dev.ostack.kind", &layer.kind), ("dev.ostack.diff-id", &layer.diff_id.to_string())])
+            entry(
+                EROFS_LAYER,
+                layer.blob,
+                &[
+                    ("dev.ostack.name", &layer.name),
+                    ("dev.ostack.kind", &layer.kind),
+                    ("dev.ostack.diff-id", &layer.diff_id.to_string()),
+                ],
+            )
         })
         .collect();
     entries.push(entry(KERNEL, kernel, &[("dev.ostack.kind", "kernel")]));
@@ -160,7 +171,12 @@ pub fn read(store: &Store, name: &str) -> Result<Image> {
         match text(&entry["mediaType"]).as_str() {
             KERNEL => kernel = Some(blob),
             INITRD => initrd = Some(blob),
-            _ => layers.push(Layer { name: note("dev.ostack.name"), kind: note("dev.ostack.kind"), diff_id: note("dev.ostack.diff-id").parse()?, blob }),
+            _ => layers.push(Layer {
+                name: note("dev.ostack.name"),
+                kind: note("dev.ostack.kind"),
+                diff_id: note("dev.ostack.diff-id").parse()?,
+                blob,
+            }),
         }
     }
     let missing = || Error::new("the manifest has no kernel or no initrd").doing(doing());
@@ -209,7 +225,11 @@ fn find(store: &Store, name: &str) -> Result<Blob> {
         };
     }
     let known = store.references()?;
-    let next = if known.is_empty() { "run: ostack-image build controller".to_string() } else { format!("use one of: {}", known.join(", ")) };
+    let next = if known.is_empty() {
+        "run: ostack-image build controller".to_string()
+    } else {
+        format!("use one of: {}", known.join(", "))
+    };
     Err(none().next(next))
 }
 

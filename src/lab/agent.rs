@@ -75,7 +75,9 @@ impl Agent {
         self.send(&json!({ "execute": name, "arguments": arguments }), &[])?;
         let mut answer = self.receive()?;
         match answer.get("error") {
-            Some(error) => Err(Error::new(error["desc"].as_str().unwrap_or("unknown")).doing(format!("asking the guest agent for {name}"))),
+            Some(error) => {
+                Err(Error::new(error["desc"].as_str().unwrap_or("unknown")).doing(format!("asking the guest agent for {name}")))
+            }
             None => Ok(answer["return"].take()),
         }
     }
@@ -92,7 +94,11 @@ impl Agent {
             let status = self.call("guest-exec-status", &json!({ "pid": pid }))?;
             if status["exited"] == true {
                 let text = |key: &str| decode(status[key].as_str().unwrap_or_default());
-                return Ok(Answer { code: status["exitcode"].as_i64().unwrap_or(-1), stdout: text("out-data"), stderr: text("err-data") });
+                return Ok(Answer {
+                    code: status["exitcode"].as_i64().unwrap_or(-1),
+                    stdout: text("out-data"),
+                    stderr: text("err-data"),
+                });
             }
             if begin.elapsed() > Duration::from_secs(120) {
                 return Err(Error::new(format!("`{command}` did not end within two minutes")));

@@ -79,7 +79,15 @@ impl Machine {
             let backing = std::path::absolute(&spec.disk).doing(|| format!("finding {}", spec.disk.display()))?;
             Tool::new("qemu-img")
                 .package("qemu-utils")
-                .args(["create", "-q", "-f", "qcow2", "-F", if spec.disk.extension().is_some_and(|suffix| suffix == "raw") { "raw" } else { "qcow2" }, "-b"])
+                .args([
+                    "create",
+                    "-q",
+                    "-f",
+                    "qcow2",
+                    "-F",
+                    if spec.disk.extension().is_some_and(|suffix| suffix == "raw") { "raw" } else { "qcow2" },
+                    "-b",
+                ])
                 .arg(backing)
                 .arg(&disk)
                 .arg(format!("{}G", spec.disk_gib))
@@ -145,7 +153,8 @@ impl Machine {
     /// The monitor cannot be reached.
     pub fn monitor(&self, command: &str) -> Result<()> {
         use std::io::{Read, Write};
-        let mut stream = std::os::unix::net::UnixStream::connect(self.folder.join("monitor.sock")).doing(|| "reaching QEMU's monitor")?;
+        let mut stream =
+            std::os::unix::net::UnixStream::connect(self.folder.join("monitor.sock")).doing(|| "reaching QEMU's monitor")?;
         stream.write_all(format!("{command}\n").as_bytes()).doing(|| "asking QEMU's monitor")?;
         stream.set_read_timeout(Some(Duration::from_millis(500))).doing(|| "asking QEMU's monitor")?;
         // The answer is for people; reading it to its end makes sure that the command has been carried out.
@@ -180,7 +189,8 @@ pub fn arguments(spec: &Spec, site: &Site, node: Option<&Node>, folder: &Path) -
     } else {
         let version = version()?;
         if version < OLDEST_TCG {
-            return Err(Error::new(format!("QEMU {version} cannot boot this kernel without KVM")).next("install QEMU 10: scripts/setup test"));
+            return Err(Error::new(format!("QEMU {version} cannot boot this kernel without KVM"))
+                .next("install QEMU 10: scripts/setup test"));
         }
         add(&["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]);
     }
@@ -226,7 +236,12 @@ fn networks(args: &mut Vec<String>, spec: &Spec, site: &Site, node: Option<&Node
         if let (Some(port), "management") = (spec.ssh_port, id) {
             netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{port}-{address}:22"));
         }
-        args.extend(["-netdev".to_string(), netdev, "-device".to_string(), format!("virtio-net-pci,netdev={id},mac={mac},romfile=")]);
+        args.extend([
+            "-netdev".to_string(),
+            netdev,
+            "-device".to_string(),
+            format!("virtio-net-pci,netdev={id},mac={mac},romfile="),
+        ]);
     }
 }
 
@@ -256,7 +271,19 @@ fn kvm_works(kernel: Option<&Path>, folder: &Path) -> bool {
     }
     let serial = folder.join("kvm-trial.log");
     let tool = Tool::new(QEMU)
-        .args(["-nodefaults", "-display", "none", "-no-reboot", "-m", "512", "-machine", "q35,accel=kvm", "-cpu", "host", "-kernel"])
+        .args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-m",
+            "512",
+            "-machine",
+            "q35,accel=kvm",
+            "-cpu",
+            "host",
+            "-kernel",
+        ])
         .arg(kernel)
         .args(["-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1", "-serial"])
         .arg(format!("file:{}", serial.display()));

@@ -2,44 +2,62 @@
 
 use super::sandbox::Sandbox;
 use crate::base::error::{Context, Error, Result};
-use crate::base::fs;
 use crate::model::release::{Group, User};
 use std::collections::BTreeMap;
-use std::path::Path;
 
-/// Adds the accounts to a root that has only its base accounts. Passwords are locked.
+/// Adds accounts to a root that has its base accounts. Passwords are locked.
+///
+/// A user's own group is made only when no group has its number yet: sshd's is nogroup, libvirt-qemu's is kvm.
 ///
 /// # Errors
 /// A file of the account database cannot be read or written.
-pub fn add(root: &Path, users: &[User], groups: &[Group]) -> Result<()> {
-    let mut passwd = String::new();
-    let mut shadow = String::new();
+pub fn add(sandbox: &Sandbox, users: &[User], groups: &[Group]) -> Result<()> {
+    let present = read(sandbox, "/etc/group")?;
+    let mut taken: BTreeMap<String, u32> = present
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            Some((fields.next()?.to_string(), fields.nth(1)?.parse().ok()?))
+        })
+        .collect();
+    let mut new: Vec<(&str, u32)> = Vec::new();
+    let wanted = groups
+        .iter()
+        .map(|group| (group.name.as_str(), group.gid))
+        .chain(users.iter().map(|user| (user.name.as_str(), user.gid)));
+    for (index, (name, gid)) in wanted.enumerate() {
+        let own = index >= groups.len();
+        if taken.contains_key(name) || (own && taken.values().any(|other| *other == gid)) {
+            continue;
+        }
+        taken.insert(name.to_string(), gid);
+        new.push((name, gid));
+    }
     let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut numbers: BTreeMap<&str, u32> = groups.iter().map(|group| (group.name.as_str(), group.gid)).collect();
     for user in users {
-        passwd.push_str(&format!("{}:x:{}:{}::{}:{}\n", user.name, user.uid, user.gid, user.home, user.shell));
-        shadow.push_str(&format!("{}:!*:::::::\n", user.name));
-        numbers.entry(&user.name).or_insert(user.gid);
         for group in &user.groups {
             members.entry(group).or_default().push(&user.name);
         }
     }
-    append(&root.join("etc/passwd"), &passwd)?;
-    append(&root.join("etc/shadow"), &shadow)?;
-    let present = fs::read_text(&root.join("etc/group"))?;
-    let known: Vec<&str> = present.lines().filter_map(|line| line.split(':').next()).collect();
-    // A user may share a group that exists already (ceph's client accounts do): only new names are added.
-    let new: Vec<(&str, u32)> = numbers.into_iter().filter(|(name, _)| !known.contains(name)).collect();
+    let line = |user: &User| format!("{}:x:{}:{}::{}:{}\n", user.name, user.uid, user.gid, user.home, user.shell);
+    let passwd: String = users.iter().map(line).collect();
+    let shadow: String = users.iter().map(|user| format!("{}:!*:::::::\n", user.name)).collect();
     let group: String = new.iter().map(|(name, gid)| format!("{name}:x:{gid}:\n")).collect();
     let gshadow: String = new.iter().map(|(name, _)| format!("{name}:!::\n")).collect();
-    append(&root.join("etc/group"), &group)?;
-    append(&root.join("etc/gshadow"), &gshadow)?;
-    for file in ["etc/group", "etc/gshadow"] {
-        let path = root.join(file);
-        let text: String = fs::read_text(&path)?.lines().map(|line| with_members(line, &members) + "\n").collect();
-        std::fs::write(&path, text).doing(|| format!("writing /{file}"))?;
+    for (file, text) in [("/etc/passwd", passwd), ("/etc/shadow", shadow), ("/etc/group", group), ("/etc/gshadow", gshadow)] {
+        let mut lines = read(sandbox, file)? + &text;
+        if file.ends_with("group") || file.ends_with("gshadow") {
+            lines = lines.lines().map(|line| with_members(line, &members) + "\n").collect();
+        }
+        // In place, so that owner and mode stay as the distribution has them.
+        sandbox.run(["sh", "-c", "cat > \"$0\"", file], lines.as_bytes()).doing(|| format!("writing {file}"))?;
     }
     Ok(())
+}
+
+/// A file of the root; empty where the distribution has none.
+fn read(sandbox: &Sandbox, file: &str) -> Result<String> {
+    Ok(sandbox.run(["sh", "-c", "[ ! -e \"$0\" ] || cat \"$0\"", file], b"")?.text())
 }
 
 fn with_members(line: &str, members: &BTreeMap<&str, Vec<&str>>) -> String {
@@ -51,20 +69,14 @@ fn with_members(line: &str, members: &BTreeMap<&str, Vec<&str>>) -> String {
     }
 }
 
-fn append(path: &Path, text: &str) -> Result<()> {
-    // The file may be absent in a root whose distribution has no shadow groups.
-    let old = if path.exists() { fs::read_text(path)? } else { String::new() };
-    std::fs::write(path, old + text).doing(|| format!("writing {}", path.display()))
-}
-
 /// Refuses a root in which a maintainer script made an account that the release does not number.
 ///
 /// # Errors
 /// Names each account, with the lines to add to the release's file.
 pub fn lint(sandbox: &Sandbox, users: &[User], groups: &[Group]) -> Result<()> {
-    let read = |file: &str| -> Result<String> { Ok(sandbox.run(["cat", file], b"")?.text()) };
-    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
-    let (base_passwd, base_group) = (read("/usr/share/base-passwd/passwd.master")?, read("/usr/share/base-passwd/group.master")?);
+    let (passwd, group) = (read(sandbox, "/etc/passwd")?, read(sandbox, "/etc/group")?);
+    let base_passwd = read(sandbox, "/usr/share/base-passwd/passwd.master")?;
+    let base_group = read(sandbox, "/usr/share/base-passwd/group.master")?;
     let mut missing = Vec::new();
     for line in passwd.lines() {
         let fields: Vec<&str> = line.split(':').collect();

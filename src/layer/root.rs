@@ -15,7 +15,7 @@ use super::sandbox::Sandbox;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
-use crate::model::release::Release;
+use crate::model::release::{Release, User};
 use std::path::{Path, PathBuf};
 
 /// A package that has been fetched.
@@ -39,6 +39,8 @@ pub struct Job<'a> {
     pub release: &'a Release,
     /// Answers to installation questions, in `debconf-set-selections` form.
     pub debconf: &'a [String],
+    /// Accounts to add before anything of the layer is configured.
+    pub users: &'a [User],
     /// The build's time, seconds since 1970.
     pub epoch: i64,
 }
@@ -70,11 +72,11 @@ impl Job<'_> {
         sandbox
             .run(self.dpkg(&["--force-depends", "--install"], &essential), b"")
             .doing(|| "installing the essential packages")?;
-        accounts::add(root, &self.release.users, &self.release.groups)?;
+        accounts::add(&sandbox, self.users, &self.release.groups)?;
         let rest: Vec<usize> = (0..controls.len()).filter(|one| !essential.contains(one)).collect();
         let rest_controls: Vec<Control> = rest.iter().map(|one| controls[*one].clone()).collect();
         self.install(&sandbox, &rest, &rest_controls)?;
-        self.finish(&sandbox)
+        self.finish(&sandbox, root)
     }
 
     /// Installs the packages over `base`; `upper` (empty before) is the layer, `mount` where both are seen together.
@@ -87,8 +89,11 @@ impl Job<'_> {
         let sandbox = self.sandbox(Sandbox::new(mount).overlay(base, upper, work));
         let write_policy = "printf '%s' \"$1\" > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d";
         sandbox.run(["sh", "-c", write_policy, "sh", POLICY], b"")?;
+        if !self.users.is_empty() {
+            accounts::add(&sandbox, self.users, &[])?;
+        }
         self.install(&sandbox, &all, &controls)?;
-        self.finish(&sandbox)
+        self.finish(&sandbox, upper)
     }
 
     fn controls(&self) -> Result<Vec<Control>> {
@@ -149,8 +154,9 @@ impl Job<'_> {
     }
 
     /// Turns services off and removes what maintainer scripts leave that is no part of an image.
-    fn finish(&self, sandbox: &Sandbox) -> Result<()> {
-        accounts::lint(sandbox, &self.release.users, &self.release.groups)?;
+    fn finish(&self, sandbox: &Sandbox, written: &Path) -> Result<()> {
+        let users: Vec<User> = self.release.users.iter().chain(self.users).cloned().collect();
+        accounts::lint(sandbox, &users, &self.release.groups)?;
         let clean = &self.release.clean;
         let mut script = String::from(
             "set -e\nrm -f /usr/sbin/policy-rc.d\nrm -rf /etc/systemd/system/*.wants /etc/systemd/system/*.requires\n\
@@ -167,6 +173,22 @@ impl Job<'_> {
             script.push_str(&format!("for f in {pattern}; do [ ! -f \"$f\" ] || : > \"$f\"; done\n"));
         }
         sandbox.run(["sh", "-c", &script], b"").doing(|| "cleaning the root")?;
+        for pattern in &clean.sort_json {
+            sort_json(written, pattern)?;
+        }
         Ok(())
     }
+}
+
+/// Writes JSON files again with sorted keys. Only what this layer has written is looked at.
+fn sort_json(written: &Path, pattern: &str) -> Result<()> {
+    let pattern = written.join(pattern.trim_start_matches('/'));
+    let found = glob::glob(&pattern.to_string_lossy()).map_err(|error| Error::new(error).doing("reading [clean] sort_json"))?;
+    for path in found.flatten() {
+        let what = || format!("sorting {}", path.display());
+        let value: serde_json::Value = serde_json::from_slice(&fs::read(&path)?).doing(what)?;
+        // serde_json's maps are sorted. Written in place, so that owner and mode stay.
+        std::fs::write(&path, serde_json::to_vec_pretty(&value).doing(what)?).doing(what)?;
+    }
+    Ok(())
 }

@@ -32,7 +32,8 @@ pub fn prepare(folder: &Path) -> Result<bool> {
     if available_kib() < ENOUGH_KIB {
         return Ok(false);
     }
-    mount("tmpfs", folder, "tmpfs", MountFlags::empty(), Some(c"mode=0700,size=80%")).doing(|| format!("mounting a tmpfs at {}", folder.display()))?;
+    mount("tmpfs", folder, "tmpfs", MountFlags::empty(), Some(c"mode=0700,size=80%"))
+        .doing(|| format!("mounting a tmpfs at {}", folder.display()))?;
     Ok(true)
 }
 

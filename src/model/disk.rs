@@ -9,6 +9,7 @@ use toml::Spanned;
 #[serde(deny_unknown_fields)]
 struct Written {
     size: Spanned<String>,
+    system: Spanned<String>,
     menu_timeout: u32,
 }
 
@@ -17,6 +18,8 @@ struct Written {
 pub struct DiskSpec {
     /// The disk's size in bytes, a multiple of 1 MiB.
     pub size: u64,
+    /// The least size of the system partition in bytes: room for a later, larger image in front of the state.
+    pub system: u64,
     /// How long the boot menu waits, in seconds.
     pub menu_timeout: u32,
 }
@@ -27,8 +30,15 @@ pub struct DiskSpec {
 /// With file and line.
 pub fn parse(source: &Source<'_>) -> Result<DiskSpec> {
     let written: Written = source.toml()?;
-    let size = bytes(written.size.get_ref()).map_err(|error| error.at(source.file, source.line(&written.size.span())))?;
-    Ok(DiskSpec { size, menu_timeout: written.menu_timeout })
+    let bytes =
+        |value: &Spanned<String>| bytes(value.get_ref()).map_err(|error| error.at(source.file, source.line(&value.span())));
+    let (size, system) = (bytes(&written.size)?, bytes(&written.system)?);
+    if system >= size {
+        return Err(source
+            .error(&written.system.span(), "the system partition is as large as the disk")
+            .next("leave room for the state partition"));
+    }
+    Ok(DiskSpec { size, system, menu_timeout: written.menu_timeout })
 }
 
 /// A size in whole MiB: "512 MiB", "10 GiB", "20G" (binary units, as QEMU reads them).

@@ -85,7 +85,7 @@ pub struct Packages {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct User {
-    /// Login name; a group of the same name gets `gid`.
+    /// Login name. A group of the same name gets `gid`, unless a group of that number exists already.
     pub name: String,
     /// User number.
     pub uid: u32,
@@ -133,15 +133,18 @@ pub struct Clean {
     /// Files that stay, but without content.
     #[serde(default)]
     pub truncate: Vec<String>,
+    /// JSON files whose objects their writers leave in no order: they are written again with sorted keys.
+    #[serde(default)]
+    pub sort_json: Vec<String>,
 }
 
 /// What the initrd carries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Initrd {
-    /// Kernel modules by name, or folders below `kernel/` ending in `/`; what they depend on comes along.
+    /// Per kernel flavour: modules by name, or folders below `kernel/` ending in `/`; what they depend on comes along.
     #[serde(default)]
-    pub modules: Vec<String>,
+    pub modules: BTreeMap<Word, Vec<String>>,
     /// Modules to load before looking for devices.
     #[serde(default)]
     pub load: Vec<String>,

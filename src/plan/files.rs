@@ -61,12 +61,12 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// The accounts of a release.
-    pub fn new(release: &Release) -> Self {
+    /// The accounts of a release and of a recipe's overlays.
+    pub fn new(release: &Release, overlays: &[LoadedOverlay]) -> Self {
         let mut users = release.base_users.clone();
         let mut groups = release.base_groups.clone();
         groups.extend(release.groups.iter().map(|group| (group.name.clone(), group.gid)));
-        for user in &release.users {
+        for user in release.users.iter().chain(overlays.iter().flat_map(|overlay| &overlay.overlay.users)) {
             users.insert(user.name.clone(), user.uid);
             groups.entry(user.name.clone()).or_insert(user.gid);
         }
@@ -149,7 +149,7 @@ fn content(
     })
 }
 
-/// What the overlay's `units`, `sysctl`, `modules` and `user` tables mean as files.
+/// What the overlay's `units`, `sysctl` and `modules` tables mean as files.
 fn implied(overlay: &LoadedOverlay, files: &mut FileSet) -> Result<()> {
     let written = &overlay.overlay;
     let mut add = |path: String, file: File| -> Result<()> {
@@ -176,14 +176,7 @@ fn implied(overlay: &LoadedOverlay, files: &mut FileSet) -> Result<()> {
     if !written.modules.is_empty() {
         add(format!("etc/modules-load.d/{}.conf", overlay.name), regular(written.modules.join("\n") + "\n"))?;
     }
-    if !written.users.is_empty() {
-        let lines: String = written
-            .users
-            .iter()
-            .map(|user| format!("g {0} {2}\nu {0} {1}:{2} - {3} {4}\n", user.name, user.uid, user.gid, user.home, user.shell))
-            .collect();
-        add(format!("usr/lib/sysusers.d/ostack-{}.conf", overlay.name), regular(lines))?;
-    }
+
     // An enabled unit of the overlay's own lies in /etc.
     let own: Vec<(RelPath, String)> = files
         .iter()

@@ -10,7 +10,7 @@ use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
 use crate::model::overlay::{Scope, StateClass};
 use crate::model::recipe::Recipe;
-use crate::model::release::Release;
+use crate::model::release::{Release, User};
 use crate::model::site::{Node, Site};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -50,6 +50,8 @@ pub struct RolePlan {
     pub locked: Locked,
     /// Answers to installation questions.
     pub debconf: Vec<String>,
+    /// Accounts of the overlays' own.
+    pub users: Vec<User>,
     /// Unpacking the tools.
     pub tools: Key,
     /// The base layer.
@@ -64,6 +66,8 @@ pub struct RolePlan {
     pub state: Vec<PlannedState>,
     /// The kernel command line without the image's digest.
     pub command_line: String,
+    /// The kernel modules of the initrd, as the release lists them for the recipe's kernel.
+    pub modules: Vec<String>,
 }
 
 /// One overlay's layer.
@@ -106,7 +110,7 @@ pub struct NodePlan {
 /// # Errors
 /// A template, a parameter, an owner, or two overlays that write the same path; with file and line.
 pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
-    let accounts = Accounts::new(inputs.release);
+    let accounts = Accounts::new(inputs.release, inputs.overlays);
     let context = context::of_role(inputs.site, inputs.role, inputs.release_name);
     let mut rendered = Vec::new();
     for overlay in inputs.overlays {
@@ -132,8 +136,11 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
             .with("accounts", Digest::of(&people))
     };
     let base = root("base", &locked.base);
-    let packages =
-        root("packages", &locked.role).with("base", base.digest()).with("installation answers", Digest::of(debconf.join("\n")));
+    let users: Vec<User> = inputs.overlays.iter().flat_map(|overlay| overlay.overlay.users.clone()).collect();
+    let packages = root("packages", &locked.role)
+        .with("base", base.digest())
+        .with("installation answers", Digest::of(debconf.join("\n")))
+        .with("overlays' accounts", Digest::of(serde_json::to_string(&users).unwrap_or_default()));
     let overlays = rendered
         .into_iter()
         .filter(|(_, files)| !files.is_empty())
@@ -143,14 +150,19 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
             files,
         })
         .collect();
-    let initrd = serde_json::to_string(&inputs.release.initrd).unwrap_or_default();
-    let boot =
-        Key::new("boot", version::BOOT).with("base", base.digest()).with("initrd", Digest::of(initrd)).with("time", locked.epoch);
+    let modules = inputs.release.initrd.modules.get(&inputs.recipe.kernel).cloned().unwrap_or_default();
+    let boot = Key::new("boot", version::BOOT)
+        .with("base", base.digest())
+        .with("modules", Digest::of(modules.join("\n")))
+        .with("modules loaded first", inputs.release.initrd.load.join(" "))
+        .with("kernel", inputs.release.initrd.kernel.as_ref().map(ToString::to_string).unwrap_or_default())
+        .with("time", locked.epoch);
     Ok(RolePlan {
         role: inputs.role,
         release: inputs.release_name.clone(),
         epoch: locked.epoch,
         debconf,
+        users,
         tools,
         base,
         packages,
@@ -158,6 +170,7 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
         boot,
         state: state(inputs, &accounts)?,
         command_line: inputs.release.initrd.command_line.join(" "),
+        modules,
         locked,
     })
 }
@@ -167,7 +180,7 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
 /// # Errors
 /// As [`plan_role`].
 pub fn plan_node(inputs: &Inputs<'_>, locked: &Locked, node: &Node) -> Result<NodePlan> {
-    let accounts = Accounts::new(inputs.release);
+    let accounts = Accounts::new(inputs.release, inputs.overlays);
     let mut context = context::of_role(inputs.site, inputs.role, inputs.release_name);
     context.insert("node".to_string(), context::of_node(inputs.site, node));
     let mut merged = FileSet::new();
@@ -201,7 +214,10 @@ impl RolePlan {
 
     /// The key of the layer that has the node's own program.
     pub fn agent(&self, program: &Digest) -> Key {
-        Key::new("agent", version::OVERLAY).with("ostack-node", program).with("time", self.epoch).with("tools", self.tools.digest())
+        Key::new("agent", version::OVERLAY)
+            .with("ostack-node", program)
+            .with("time", self.epoch)
+            .with("tools", self.tools.digest())
     }
 
     /// The image's name in the store.
