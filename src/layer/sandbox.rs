@@ -155,12 +155,17 @@ impl Sandbox {
         let root = &self.root;
         match &self.overlay {
             Some(Overlay { lower, upper, work }) => {
+                // In the options `:` and `,` separate, and a store's path may have either: so the folders are named
+                // from within the one that holds all three.
+                let folder = upper.parent().unwrap_or(Path::new("/"));
+                rustix::process::chdir(folder).doing(|| format!("entering {}", folder.display()))?;
+                let name = |path: &Path| path.strip_prefix(folder).unwrap_or(path).display().to_string();
                 // redirect_dir, index and metacopy would leave traces in the upper layer that only this mount understands.
                 let options = format!(
                     "lowerdir={},upperdir={},workdir={},redirect_dir=off,index=off,metacopy=off,xino=off",
-                    lower.display(),
-                    upper.display(),
-                    work.display()
+                    name(lower),
+                    name(upper),
+                    name(work)
                 );
                 let options = CString::new(options).map_err(|_| Error::new("a path holds a NUL byte"))?;
                 mount("overlay", root, "overlay", MountFlags::empty(), Some(options.as_c_str()))
