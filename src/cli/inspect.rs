@@ -94,7 +94,7 @@ pub(super) fn layer_tree(store: &Store, image: &Image, name: &str) -> Result<(te
         return Err(Error::new(format!("the image has no layer `{name}`")).next(format!("use one of: {}", known.join(", "))));
     };
     store.verify(&layer.blob.digest)?;
-    let folder = tempfile::tempdir_in(store.scratch()).doing(|| "creating a scratch folder")?;
+    let folder = tempfile::tempdir().doing(|| "creating a temporary folder")?;
     let root = folder.path().join("root");
     crate::base::fs::create_dir_all(&root)?;
     Tools { root: &any_tools(store)? }.extract_erofs(&store.path(&layer.blob.digest), &root)?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ostack-image build ── spawns ──> ostack-image __sandbox SPEC   (new namespaces; mounts the root)
-//!                                        └─ forks ──> pid 1 of the new PID namespace: chroot, exec
+//!                                        └─ forks ──> pid 1 of the new PID namespace: pivot_root, exec
 //! ```
 //!
 //! The mounts live in the sandbox's namespace only, so they vanish with it, also after a kill -9; so do
@@ -225,7 +225,7 @@ impl Sandbox {
         let enter = || -> Result<()> {
             mount("proc", self.root.join("proc"), "proc", MountFlags::empty(), None).doing(|| "mounting /proc")?;
             rustix::process::chdir(&self.root).doing(|| "entering the root")?;
-            // pivot_root would also hide the host's tree from a root process that tries to leave; the old root goes at once.
+            // Unlike chroot, this leaves a process that is root no way back to the host's tree.
             rustix::process::pivot_root(".", ".").doing(|| "changing the root")?;
             rustix::mount::unmount(".", UnmountFlags::DETACH).doing(|| "leaving the host's tree")?;
             rustix::process::chdir("/").doing(|| "entering the root")?;

@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(
             Mirrors::default().of(&word("debian")).unwrap_err().to_string(),
             "no mirror of the archive `debian` is known: this machine's apt sources name none\n  \
-             next: write debian = \"URL\" below [mirror] in site.toml, or give --mirror debian=URL"
+             next: write debian = \"URL\" below [mirror] in site.toml, or give --mirror URL"
         );
     }
 
