@@ -10,9 +10,8 @@ fn fixture() -> PathBuf {
 
 /// The release of the fixture: `stable`, and with it `stable-security` when asked for.
 fn release(security: bool) -> Release {
-    let suite = |name: &str, archive: &str| {
-        format!("[[suite]]\nname = \"{name}\"\narchive = \"{archive}\"\ncomponents = [\"main\"]\n")
-    };
+    let suite =
+        |name: &str, archive: &str| format!("[[suite]]\nname = \"{name}\"\narchive = \"{archive}\"\ncomponents = [\"main\"]\n");
     let mut text = format!(
         "title = \"Fixture\"\nbackend = \"deb\"\narchitecture = \"amd64\"\nkeyring = \"{}\"\npackages = {{ base = [] }}\n",
         fixture().join("archive.gpg").display()
