@@ -52,8 +52,8 @@ fn an_overlay_has_every_template_and_file_that_it_names_and_no_other() {
         let named = |pick: fn(&ostack_image::model::overlay::FileEntry) -> &Option<String>| -> BTreeSet<String> {
             overlay.overlay.files.iter().filter_map(|file| pick(file).clone()).collect()
         };
-        assert_eq!(names_in(&overlay.folder.join("templates")), named(|file| &file.template), "{}", overlay.name);
-        assert_eq!(names_in(&overlay.folder.join("files")), named(|file| &file.source), "{}", overlay.name);
+        assert_eq!(names_in(&overlay.template_folder), named(|file| &file.template), "{}", overlay.name);
+        assert_eq!(names_in(&overlay.file.with_file_name("files")), named(|file| &file.source), "{}", overlay.name);
     }
 }
 

@@ -44,7 +44,10 @@ impl Session {
         let site_file = global.site.clone().unwrap_or_else(|| project.root.join("site.toml"));
         let site = Project::site(&site_file)?;
         let release_name = global.release.clone().unwrap_or_else(|| site.release.clone());
-        let release = project.release(&release_name)?;
+        let release = project.release(&release_name).map_err(|error| match &global.release {
+            Some(_) => error,
+            None => error.at(&site_file, site.lines.of(&["site", "release"])),
+        })?;
         let mut roles = Vec::new();
         for role in project.roles() {
             let recipe = project.recipe(role)?;
@@ -55,7 +58,7 @@ impl Session {
         for overlay in site.parameters.keys() {
             if !project.root.join("overlays").join(overlay.as_str()).exists() {
                 return Err(Error::new(format!("parameters for `{overlay}`, which is no overlay"))
-                    .at(&site_file, None)
+                    .at(&site_file, site.lines.of(&["parameters", overlay.as_str()]))
                     .next("name a folder below overlays/"));
             }
         }

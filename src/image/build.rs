@@ -306,7 +306,7 @@ pub fn tools(store: &Store, _lock: &WriteLock, plan: &RolePlan, watch: &dyn Watc
     }
     for package in &plan.locked.tools {
         store.verify(&package.digest).doing(|| format!("checking the package {}", package.name))?;
-        deb::extract(&store.path(&package.digest), &root)?;
+        deb::extract(&store.path(&package.digest), &root).doing(|| format!("unpacking the package {}", package.name))?;
     }
     std::fs::rename(&root, &target).doing(|| "storing the tools")?;
     watch.done("tools", begin.elapsed().as_secs_f64());

@@ -12,7 +12,7 @@ use crate::base::bundle::BootState;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::plan::RolePlan;
-use crate::store::{Blob, Store};
+use crate::store::{Blob, PREVIOUS, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -225,8 +225,14 @@ fn find(store: &Store, name: &str) -> Result<Blob> {
         };
     }
     let known = store.references()?;
+    if let Some(now) = name.strip_suffix(PREVIOUS)
+        && known.iter().any(|known| known == now)
+    {
+        return Err(Error::new(format!("`{now}` was built once only: there is no image before it"))
+            .next("name the two images to compare"));
+    }
     let next = if known.is_empty() {
-        "run: ostack-image build controller".to_string()
+        format!("run: ostack-image build {}", name.strip_suffix(PREVIOUS).unwrap_or(name))
     } else {
         format!("use one of: {}", known.join(", "))
     };

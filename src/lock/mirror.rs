@@ -65,7 +65,7 @@ impl Mirrors {
         match self.urls.get(archive) {
             Some(urls) if !urls.is_empty() => Ok(urls),
             _ => Err(Error::new(format!("no mirror of the archive `{archive}` is known: this machine's apt sources name none"))
-                .next(format!("write {archive} = \"URL\" below [mirror] in site.toml, or give --mirror {archive}=URL"))),
+                .next(format!("write {archive} = \"URL\" below [mirror] in site.toml, or give --mirror URL"))),
         }
     }
 }

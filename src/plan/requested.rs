@@ -29,7 +29,7 @@ pub fn requested(
             let Some(kernel) = release.kernel.get(&recipe.kernel) else {
                 let known: Vec<&str> = release.kernel.keys().map(Word::as_str).collect();
                 return Err(Error::new(format!("the release {name} has no kernel flavour `{}`", recipe.kernel))
-                    .at(path, None)
+                    .at(path, recipe.lines.of(&["kernel"]))
                     .next(format!("write kernel = one of: {}", known.join(", "))));
             };
             sets.entry(word(&format!("kernel-{}", recipe.kernel))?).or_default().extend(kernel.iter().cloned());
