@@ -105,7 +105,7 @@ fn layer<'a>(image: &'a Image, name: &str) -> Result<&'a Layer> {
 /// A layer's tree, unpacked into a folder that goes with the first value.
 pub(super) fn layer_tree(store: &Store, layer: &Layer) -> Result<(tempfile::TempDir, Tree)> {
     store.verify(&layer.blob.digest)?;
-    let folder = tempfile::tempdir_in(store.scratch()).doing(|| "creating a scratch folder")?;
+    let folder = tempfile::tempdir().doing(|| "creating a temporary folder")?;
     let root = folder.path().join("root");
     crate::base::fs::create_dir_all(&root)?;
     Tools { root: &any_tools(store)? }.extract_erofs(&store.path(&layer.blob.digest), &root)?;

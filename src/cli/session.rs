@@ -38,7 +38,7 @@ pub(super) struct RoleFiles {
 
 impl Session {
     pub fn open(global: &Global) -> Result<Self> {
-        // `overlays/…` rather than `./overlays/…` in messages.
+        // Messages name files as the user would: site.toml, not ./site.toml.
         let root = if global.project == Path::new(".") { PathBuf::new() } else { global.project.clone() };
         let project = Project { root };
         let site_file = global.site.clone().unwrap_or_else(|| project.root.join("site.toml"));
@@ -64,7 +64,8 @@ impl Session {
         }
         let mut mirrors = site.mirror.clone();
         if let Some(url) = &global.mirror {
-            mirrors = BTreeMap::from([("debian".parse()?, url.clone())]);
+            // Beside it lies the security archive, unless the site says where that is.
+            mirrors.insert("debian".parse()?, url.clone());
         }
         Ok(Self {
             lock_file: project.root.join("ostack.lock"),

@@ -33,6 +33,9 @@ pub trait Watch: Sync {
     fn done(&self, step: &str, seconds: f64);
 }
 
+/// The base layer's name in an image; `base` is an overlay's.
+const SYSTEM: &str = "system";
+
 /// Builds one role's image.
 pub struct Builder<'a> {
     /// Where results go.
@@ -68,7 +71,7 @@ impl Builder<'_> {
                 self.roots(base, packages, boot, &boot_key)?
             }
         };
-        let mut layers = vec![layer("base", "base", &base)?, layer("packages", "packages", &packages)?];
+        let mut layers = vec![layer(SYSTEM, "base", &base)?, layer("packages", "packages", &packages)?];
         for step in &plan.overlays {
             let record = match self.found(&step.key) {
                 Some(record) => record,
@@ -144,7 +147,7 @@ impl Builder<'_> {
                 let base = match base {
                     Some(record) => record,
                     None => {
-                        self.step(&self.plan.base, || self.store_layer(&tools, &base_tree, &base_root, "base", Compression::Lz4))?
+                        self.step(&self.plan.base, || self.store_layer(&tools, &base_tree, &base_root, SYSTEM, Compression::Lz4))?
                     }
                 };
                 let boot = match boot {

@@ -25,9 +25,9 @@ const INITRD: &str = "application/vnd.ostack.initrd.v1";
 /// A layer in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
-    /// The step's name: `base`, `packages`, or the overlay's.
+    /// `system`, `packages`, `ostack-node`, or the overlay's; no two layers of an image share one.
     pub name: String,
-    /// `base`, `packages` or `overlay`.
+    /// `base`, `packages`, `overlay` or `agent`.
     pub kind: String,
     /// Its identity: sha256 of its canonical tar stream.
     pub diff_id: Digest,

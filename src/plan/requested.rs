@@ -8,8 +8,8 @@ use crate::model::release::Release;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// A set's name -> the packages asked for. Sets: `base` and `base-FLAVOUR` are one (the flavour of every recipe must then
-/// agree on what it adds), `tools`, and one per role.
+/// A set's name -> the packages asked for. Sets: `base`, `kernel-FLAVOUR` for each flavour that a recipe uses, `tools`, and
+/// one per role. Each but `tools` is resolved on top of `base`.
 ///
 /// # Errors
 /// A recipe names a kernel flavour that the release does not have.
