@@ -89,6 +89,8 @@ enum Verb {
 
 /// The program.
 pub fn main() -> ExitCode {
+    // Maintainer scripts inherit it, and what they create with it reaches the image.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|first| first == sandbox::VERB) {
         return sandboxed(args.next().map(PathBuf::from));

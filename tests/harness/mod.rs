@@ -10,6 +10,7 @@
 #![allow(dead_code, reason = "each test file uses its part of the harness")]
 
 pub mod leftovers;
+pub mod role;
 pub mod store;
 
 use std::ffi::OsStr;

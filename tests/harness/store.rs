@@ -51,8 +51,10 @@ pub fn duplicate(store: &Path, to: &Path) {
         let target = to.join(entry.path().strip_prefix(store).unwrap());
         if entry.file_type().is_dir() {
             fs::create_dir_all(&target).unwrap();
-        } else if entry.file_name() != "lock" {
+        } else if entry.file_name() == "lock" {
             // Its own lock: two stores must not wait for each other.
+            fs::write(&target, "").unwrap();
+        } else {
             fs::hard_link(entry.path(), &target).unwrap();
         }
     }
