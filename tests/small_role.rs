@@ -33,7 +33,7 @@ fn an_image_is_the_base_the_packages_each_overlay_and_the_nodes_program() {
     let kinds: Vec<(&str, &str)> = kinds.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).collect();
     assert_eq!(
         kinds,
-        [("base", "base"), ("packages", "packages"), ("base", "overlay"), ("hosts", "overlay"), ("ostack-node", "agent")]
+        [("system", "base"), ("packages", "packages"), ("base", "overlay"), ("hosts", "overlay"), ("ostack-node", "agent")]
     );
 }
 
@@ -136,7 +136,7 @@ fn inspect_shows_layers_packages_and_files() {
          0755     0:0     directory /etc/sysctl.d\n0644     0:0     file      /etc/sysctl.d/60-base.conf 24\n",
     );
     test.run(["inspect", "compute", "--files", "host"]).fails(
-        "error: the image has no layer `host`\n  next: use one of: base, packages, overlay base, overlay hosts, ostack-node\n",
+        "error: the image has no layer `host`\n  next: use one of: system, packages, overlay base, overlay hosts, ostack-node\n",
     );
 }
 
