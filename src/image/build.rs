@@ -171,7 +171,7 @@ impl Builder<'_> {
     }
 
     fn job<'a>(&'a self, packages: &'a [PackageFile], debconf: &'a [String], users: &'a [User]) -> Job<'a> {
-        Job { packages, users, pool: self.store.pool(), release: self.release, debconf, epoch: self.plan.epoch }
+        Job { packages, users, pool: self.store.pool(), scratch: self.scratch, release: self.release, debconf, epoch: self.plan.epoch }
     }
 
     fn packages(&self, tools: &Path, base_root: &Path) -> Result<Record> {

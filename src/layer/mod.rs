@@ -2,11 +2,12 @@
 //!
 //! `tree` a root as a value · `tar` its canonical stream, whose sha256 is the layer's identity ·
 //! `deb` reading packages · `sandbox` where foreign programs run · `root` laying down and configuring packages ·
-//! `erofs` the stored form.
+//! `configure` work of maintainer scripts that is done once · `erofs` the stored form.
 //! What must hold: equal inputs give equal streams; nothing of the build machine (clock, users, names,
 //! order of directories) reaches a tree; nothing outside the root is written.
 
 pub mod accounts;
+pub mod configure;
 pub mod deb;
 pub mod erofs;
 pub mod order;
