@@ -120,21 +120,20 @@ fn one(
     }
     let program = node_program()?;
     let scratch_folder = store.scratch().join(format!("roots-{}", files.role));
+    let memory = needs_roots(&plan, store)? && scratch::prepare(&scratch_folder)?;
+    if global.verbose && memory {
+        eprintln!("  roots are built in memory");
+    }
     let builder = Builder {
         store,
         lock: write_lock,
         scratch: &scratch_folder,
+        decompress: memory,
         plan: &plan,
         release: &session.release,
         node_program: &program,
         watch: steps,
     };
-    if needs_roots(&plan, store)? {
-        let memory = scratch::prepare(&scratch_folder)?;
-        if global.verbose {
-            eprintln!("  roots are built {}", if memory { "in memory" } else { "on the store's disk" });
-        }
-    }
     let built = builder.build();
     if scratch_folder.exists() {
         // A mount of this process alone; the kernel would free it at the end, but the next role wants the memory.

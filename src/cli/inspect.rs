@@ -18,7 +18,7 @@ pub(super) struct Options {
     /// List every package with its version
     #[arg(long)]
     packages: bool,
-    /// List the files of this layer; "overlay NAME" where an overlay is called as another layer is
+    /// List the files of this layer; "overlay NAME" where names clash
     #[arg(long, value_name = "LAYER")]
     files: Option<String>,
 }

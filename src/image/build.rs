@@ -36,6 +36,12 @@ pub trait Watch: Sync {
 /// The base layer's name in an image; `base` is an overlay's.
 const SYSTEM: &str = "system";
 
+/// Packages in a folder of their own.
+struct Pool {
+    files: Vec<PackageFile>,
+    folder: PathBuf,
+}
+
 /// Builds one role's image.
 pub struct Builder<'a> {
     /// Where results go.
@@ -44,6 +50,8 @@ pub struct Builder<'a> {
     pub lock: &'a WriteLock,
     /// An empty folder for roots.
     pub scratch: &'a Path,
+    /// Whether it has room for decompressed packages beside the roots, at the speed of memory.
+    pub decompress: bool,
     /// What to build.
     pub plan: &'a RolePlan,
     /// The release it is planned for.
@@ -127,6 +135,7 @@ impl Builder<'_> {
         let tools = self.tools()?;
         let base_root = self.scratch.join("base");
         fs::create_dir_all(&base_root)?;
+        let mut decompressed = None;
         let base_tree = match &base {
             Some(record) => {
                 let blob = output(record, "layer")?;
@@ -136,9 +145,18 @@ impl Builder<'_> {
             }
             None => {
                 let files = self.package_files(&self.plan.locked.base)?;
-                self.timed("install base", || {
-                    self.job(&files, &[], &self.release.users).build_base(&base_root)?;
-                    Tree::settle(&base_root, self.plan.epoch)
+                // dpkg works on one package at a time and leaves most of a core idle meanwhile.
+                let ahead = packages.is_none() && self.decompress;
+                std::thread::scope(|scope| -> Result<Tree> {
+                    let beside = ahead.then(|| scope.spawn(|| self.decompressed()));
+                    let tree = self.timed("install base", || {
+                        self.job(&files, self.store.pool(), &[], &self.release.users).build_base(&base_root)?;
+                        Tree::settle(&base_root, self.plan.epoch)
+                    })?;
+                    if let Some(beside) = beside {
+                        decompressed = Some(beside.join().map_err(|_| Error::new("decompressing packages panicked"))??);
+                    }
+                    Ok(tree)
                 })?
             }
         };
@@ -158,7 +176,7 @@ impl Builder<'_> {
             });
             let packages = match packages {
                 Some(record) => Ok(record),
-                None => self.step(&self.plan.packages, || self.packages(&tools, &base_root)),
+                None => self.step(&self.plan.packages, || self.packages(&tools, &base_root, decompressed)),
             };
             let (base, boot) = beside.join().map_err(|_| Error::new("building the base layer panicked"))??;
             Ok((base, packages?, boot))
@@ -173,12 +191,15 @@ impl Builder<'_> {
         Ok(value)
     }
 
-    fn job<'a>(&'a self, packages: &'a [PackageFile], debconf: &'a [String], users: &'a [User]) -> Job<'a> {
-        Job { packages, users, pool: self.store.pool(), release: self.release, debconf, epoch: self.plan.epoch }
+    fn job<'a>(&'a self, packages: &'a [PackageFile], pool: PathBuf, debconf: &'a [String], users: &'a [User]) -> Job<'a> {
+        Job { packages, users, pool, scratch: self.scratch, release: self.release, debconf, epoch: self.plan.epoch }
     }
 
-    fn packages(&self, tools: &Path, base_root: &Path) -> Result<Record> {
-        let files = self.package_files(&self.plan.locked.role)?;
+    fn packages(&self, tools: &Path, base_root: &Path, decompressed: Option<Pool>) -> Result<Record> {
+        let (files, pool) = match decompressed {
+            Some(Pool { files, folder }) => (files, folder),
+            None => (self.package_files(&self.plan.locked.role)?, self.store.pool()),
+        };
         let folder = |name: &str| -> Result<PathBuf> {
             let path = self.scratch.join(name);
             fs::create_dir_all(&path)?;
@@ -186,10 +207,41 @@ impl Builder<'_> {
         };
         let (upper, work, mount) = (folder("packages")?, folder("work")?, folder("root")?);
         self.timed("install packages", || {
-            self.job(&files, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
+            self.job(&files, pool, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
         })?;
         let tree = Tree::settle(&upper, self.plan.epoch)?;
         self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)
+    }
+
+    /// The role's packages, checked, and decompressed into the scratch folder, largest first; one core is left for others.
+    fn decompressed(&self) -> Result<Pool> {
+        let mut packages = self.package_files(&self.plan.locked.role)?;
+        let folder = self.scratch.join("pool");
+        fs::create_dir_all(&folder)?;
+        let mut order: Vec<(u64, &PackageFile)> =
+            packages.iter().map(|package| (std::fs::metadata(&package.path).map_or(0, |meta| meta.len()), package)).collect();
+        order.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+        let queue = Mutex::new(order.into_iter());
+        let work = || -> Result<()> {
+            loop {
+                let next = queue.lock().map_err(|_| Error::new("decompressing packages panicked"))?.next();
+                let Some((_, package)) = next else { return Ok(()) };
+                deb::decompress(&package.path, &folder.join(package.digest.hex()))?;
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| -> Result<()> {
+            let others: Vec<_> = (2..cores).map(|_| scope.spawn(work)).collect();
+            work()?;
+            for other in others {
+                other.join().map_err(|_| Error::new("decompressing packages panicked"))??;
+            }
+            Ok(())
+        })?;
+        for package in &mut packages {
+            package.path = folder.join(package.digest.hex());
+        }
+        Ok(Pool { files: packages, folder })
     }
 
     /// The locked packages as files of the store, each checked against its digest: nothing unverified is unpacked.

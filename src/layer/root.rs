@@ -9,6 +9,7 @@
 //! Services never start: `policy-rc.d` forbids it, systemd is not running, and there is no network.
 
 use super::accounts;
+use super::configure::Helpers;
 use super::deb::{self, Control};
 use super::order::{self, Action};
 use super::sandbox::Sandbox;
@@ -35,6 +36,8 @@ pub struct Job<'a> {
     pub packages: &'a [PackageFile],
     /// The folder that holds them.
     pub pool: PathBuf,
+    /// A folder for what the build alone needs; no part of a root.
+    pub scratch: &'a Path,
     /// Accounts and what to clean.
     pub release: &'a Release,
     /// Answers to installation questions, in `debconf-set-selections` form.
@@ -67,7 +70,8 @@ impl Job<'_> {
         let preset = root.join("etc/systemd/system-preset/98-ostack.preset");
         fs::create_dir_all(preset.parent().unwrap_or(root))?;
         std::fs::write(&preset, PRESET).doing(|| "writing the unit policy")?;
-        let sandbox = self.sandbox(Sandbox::new(root));
+        let helpers = Helpers::new(&self.release.configure, self.scratch)?;
+        let sandbox = self.sandbox(helpers.show(Sandbox::new(root)));
         // The dependency order of the essential packages is circular, so dpkg must be told not to insist.
         sandbox
             .run(self.dpkg(&["--force-depends", "--install"], &essential), b"")
@@ -75,7 +79,7 @@ impl Job<'_> {
         accounts::add(&sandbox, self.users, &self.release.groups)?;
         let rest: Vec<usize> = (0..controls.len()).filter(|one| !essential.contains(one)).collect();
         let rest_controls: Vec<Control> = rest.iter().map(|one| controls[*one].clone()).collect();
-        self.install(&sandbox, &rest, &rest_controls)?;
+        self.install(&sandbox, &helpers, &rest, &rest_controls)?;
         self.finish(&sandbox, root)
     }
 
@@ -86,13 +90,14 @@ impl Job<'_> {
     pub fn build_packages(&self, base: &Path, upper: &Path, work: &Path, mount: &Path) -> Result<()> {
         let controls = self.controls()?;
         let all: Vec<usize> = (0..controls.len()).collect();
-        let sandbox = self.sandbox(Sandbox::new(mount).overlay(base, upper, work));
+        let helpers = Helpers::new(&self.release.configure, self.scratch)?;
+        let sandbox = self.sandbox(helpers.show(Sandbox::new(mount).overlay(base, upper, work)));
         let write_policy = "printf '%s' \"$1\" > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d";
         sandbox.run(["sh", "-c", write_policy, "sh", POLICY], b"")?;
         if !self.users.is_empty() {
             accounts::add(&sandbox, self.users, &[])?;
         }
-        self.install(&sandbox, &all, &controls)?;
+        self.install(&sandbox, &helpers, &all, &controls)?;
         self.finish(&sandbox, upper)
     }
 
@@ -131,7 +136,7 @@ impl Job<'_> {
         command
     }
 
-    fn install(&self, sandbox: &Sandbox, positions: &[usize], controls: &[Control]) -> Result<()> {
+    fn install(&self, sandbox: &Sandbox, helpers: &Helpers<'_>, positions: &[usize], controls: &[Control]) -> Result<()> {
         if !self.debconf.is_empty() {
             let answers = self.debconf.join("\n") + "\n";
             sandbox.run(["debconf-set-selections"], answers.as_bytes()).doing(|| "answering installation questions")?;
@@ -146,13 +151,13 @@ impl Job<'_> {
                     let mut command: Vec<String> =
                         DPKG.iter().chain(&["--no-triggers", "--configure"]).map(|word| (*word).to_string()).collect();
                     command.extend(list.iter().map(|one| controls[*one]["package"].clone()));
-                    sandbox.run(command, b"").doing(|| "configuring what others need first")?;
+                    helpers.replacing(sandbox).run(command, b"").doing(|| "configuring what others need first")?;
                 }
             }
         }
         let command = DPKG.iter().chain(&["--configure", "-a"]).copied();
-        sandbox.run(command, b"").doing(|| "configuring packages")?;
-        Ok(())
+        helpers.replacing(sandbox).run(command, b"").doing(|| "configuring packages")?;
+        helpers.finish(sandbox)
     }
 
     /// Turns services off and removes what maintainer scripts leave that is no part of an image.

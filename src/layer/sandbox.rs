@@ -10,6 +10,7 @@
 
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::base::path::RelPath;
 use crate::base::tool::{Output, Tool};
 use rustix::fs::{FileType, Mode};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change};
@@ -28,6 +29,7 @@ pub struct Sandbox {
     root: PathBuf,
     overlay: Option<Overlay>,
     binds: Vec<Bind>,
+    replaced: Vec<(PathBuf, PathBuf)>,
     env: Vec<(String, String)>,
     command: Vec<String>,
 }
@@ -49,7 +51,14 @@ struct Overlay {
 impl Sandbox {
     /// A sandbox whose root is this directory, written in place.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_path_buf(), overlay: None, binds: Vec::new(), env: Vec::new(), command: Vec::new() }
+        Self {
+            root: root.to_path_buf(),
+            overlay: None,
+            binds: Vec::new(),
+            replaced: Vec::new(),
+            env: Vec::new(),
+            command: Vec::new(),
+        }
     }
 
     /// Puts an overlayfs at the root: `lower` is read, `upper` takes every change.
@@ -74,6 +83,13 @@ impl Sandbox {
 
     fn bind_as(mut self, outside: &Path, inside: &str, writable: bool) -> Self {
         self.binds.push(Bind { outside: outside.to_path_buf(), inside: PathBuf::from(inside), writable });
+        self
+    }
+
+    /// Shows a file of the build machine, read-only, in the place of a file of the root, if the root has it.
+    #[must_use]
+    pub fn replace(mut self, outside: &Path, inside: &RelPath) -> Self {
+        self.replaced.push((outside.to_path_buf(), PathBuf::from(inside.as_str())));
         self
     }
 
@@ -186,6 +202,15 @@ impl Sandbox {
             std::fs::create_dir_all(&target).doing(what)?;
             mount_bind(outside, &target).doing(what)?;
             if !writable {
+                rustix::mount::mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, c"").doing(what)?;
+            }
+        }
+        for (outside, inside) in &self.replaced {
+            let target = root.join(inside);
+            // A link would lead the mount to where it points to, which may be outside.
+            if std::fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file()) {
+                let what = || format!("showing {} in the place of /{}", outside.display(), inside.display());
+                mount_bind(outside, &target).doing(what)?;
                 rustix::mount::mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, c"").doing(what)?;
             }
         }

@@ -98,7 +98,14 @@ impl Project {
                 .next(format!("use one of: {}", known.join(", "))));
         }
         let text = fs::read_text(&path)?;
-        release::parse(&Source { file: &path, text: &text })
+        let mut release = release::parse(&Source { file: &path, text: &text })?;
+        let configure = &mut release.configure;
+        for name in configure.replace.values().chain(&configure.finish) {
+            let helper = self.root.join("recipes/helpers").join(name.as_str());
+            fs::must_exist(&helper, "the helper", &format!("write it, or take it out of [configure] in {}", path.display()))?;
+            configure.helpers.insert(name.clone(), fs::read(&helper)?);
+        }
+        Ok(release)
     }
 
     /// `images/disk.toml`.

@@ -40,6 +40,9 @@ pub struct Release {
     /// Numbers of groups that the distribution itself fixes.
     #[serde(default)]
     pub base_groups: BTreeMap<String, u32>,
+    /// How maintainer scripts run.
+    #[serde(default)]
+    pub configure: Configure,
     /// What maintainer scripts leave behind and no layer may hold.
     #[serde(default)]
     pub clean: Clean,
@@ -118,6 +121,25 @@ pub struct Group {
     pub name: String,
     /// Group number.
     pub gid: u32,
+}
+
+/// How maintainer scripts run. What hundreds of them do each for itself can be put off and done once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Configure {
+    /// Programs of the root, and the helper (a file of `recipes/helpers/`) that is called instead while packages are configured.
+    /// A helper that puts work off writes to `/run/ostack/deferred/calls`.
+    #[serde(default)]
+    pub replace: BTreeMap<RelPath, Word>,
+    /// The helper that runs after the last package, if calls were put off.
+    #[serde(default)]
+    pub finish: Option<Word>,
+    /// Environment variables of all that runs in the root.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The helpers' bytes, read with the release. Serialized, because they are part of what a root is made from.
+    #[serde(default, skip_deserializing)]
+    pub helpers: BTreeMap<Word, Vec<u8>>,
 }
 
 /// What is taken out of a layer after its packages are configured. Shell patterns, absolute.

@@ -122,6 +122,7 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
 
     let tools = packages_key("tools", version::TOOLS, &locked.tools);
     let clean = serde_json::to_string(&inputs.release.clean).unwrap_or_default();
+    let configure = serde_json::to_string(&inputs.release.configure).unwrap_or_default();
     let people = serde_json::to_string(&(&inputs.release.users, &inputs.release.groups)).unwrap_or_default();
     let debconf: Vec<String> = inputs
         .overlays
@@ -132,6 +133,7 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
         packages_key(step, version::PACKAGES, packages)
             .with("time", locked.epoch)
             .with("tools", tools.digest())
+            .with("configure", Digest::of(&configure))
             .with("clean", Digest::of(&clean))
             .with("accounts", Digest::of(&people))
     };
