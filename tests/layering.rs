@@ -18,7 +18,7 @@ const BELOW: [(&str, &[&str]); 10] = [
     ("lab", &["base", "model", "plan", "lock", "store", "layer", "image", "deploy"]),
 ];
 
-/// A line of the program (comments, strings' contents and unit tests left out as far as lines allow).
+/// A line of the program; comments and unit tests are left out.
 struct Line {
     file: String,
     number: usize,

@@ -75,14 +75,14 @@ fn a_changed_line_rebuilds_its_layer_and_the_disk_and_nothing_else() {
     assert_eq!(ran, ["overlay base", "qcow2", "total"]);
     let (old, new) = (layers(&role().json, "digest"), layers(&json, "digest"));
     let changed: Vec<usize> = (0..old.len()).filter(|index| old[*index] != new[*index]).collect();
-    assert_eq!(changed, [2], "of base, packages, base, hosts, agent");
+    assert_eq!(changed, [2], "of system, packages, base, hosts, agent");
     test.run(["plan", "compute"]).prints(&plan(&[]));
 
     let digest = |json: &Value| json["image"]["digest"].as_str().unwrap().to_string();
     let size = |json: &Value| layers(json, "size")[2].1.clone();
     test.run(["diff", "compute"]).prints(&format!(
         "a {}\nb {}\npackages: 0 changed\nsettings: 1 changed\n  /etc/motd (base)\n    - This is a compute of small.\n    \
-         + Here is a compute of small.\nlayers: 1 changed\n  overlay base {} -> {} bytes\n",
+         + Here is a compute of small.\nlayers: 1 changed\n  base {} -> {} bytes\n",
         digest(&role().json),
         digest(&json),
         size(&role().json),
@@ -130,14 +130,13 @@ fn inspect_shows_layers_packages_and_files() {
     role().run(["inspect", "compute"]).prints(&(expected + "state\n  log        /var/log\n"));
 
     let test = role().duplicate();
-    test.run(["inspect", "compute", "--files", "overlay base"]).prints(
+    test.run(["inspect", "compute", "--files", "base"]).prints(
         "0755     0:0     directory /\n0755     0:0     directory /etc\n0640     0:4     file      /etc/issue 14\n\
          0777     0:0     link      /etc/localtime /usr/share/zoneinfo/UTC\n0644     0:0     file      /etc/motd 34\n\
          0755     0:0     directory /etc/sysctl.d\n0644     0:0     file      /etc/sysctl.d/60-base.conf 24\n",
     );
-    test.run(["inspect", "compute", "--files", "host"]).fails(
-        "error: the image has no layer `host`\n  next: use one of: system, packages, overlay base, overlay hosts, ostack-node\n",
-    );
+    test.run(["inspect", "compute", "--files", "host"])
+        .fails("error: the image has no layer `host`\n  next: use one of: system, packages, base, hosts, ostack-node\n");
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(crate) struct Global {
     /// Release to build for; by default the site's
     #[arg(long, value_name = "NAME", global = true)]
     release: Option<Word>,
-    /// Store; by default one in the user's cache folder
+    /// Store; by default in the user's cache folder
     #[arg(long, value_name = "DIR", global = true, env = "OSTACK_STORE", hide_env_values = true)]
     store: Option<PathBuf>,
     /// Folder for artifacts; by default out in the project folder

@@ -23,6 +23,9 @@ fn generic() -> Spanned<Word> {
     Spanned::new(0..0, "generic".parse().unwrap_or_else(|_| unreachable!("a constant word")))
 }
 
+/// Layers that every image has: no overlay's may be called so.
+const LAYERS: [&str; 3] = ["system", "packages", "ostack-node"];
+
 /// A role's recipe.
 #[derive(Debug, Clone, Serialize)]
 pub struct Recipe {
@@ -52,6 +55,11 @@ pub fn parse(source: &Source<'_>) -> Result<Recipe> {
             return Err(source
                 .error(&overlay.span(), format!("the overlay `{}` is listed twice (first in line {first})", overlay.get_ref()))
                 .next("remove one of the two"));
+        }
+        if LAYERS.contains(&overlay.get_ref().as_str()) {
+            return Err(source
+                .error(&overlay.span(), format!("`{}` is the name of a layer of every image", overlay.get_ref()))
+                .next("give the overlay another name"));
         }
         overlays.push((overlay.into_inner(), line));
     }

@@ -358,7 +358,7 @@ fn nodes(source: &Source<'_>, written: &[written::Node], management: &Network, e
         nodes.push(used.node(source, entry, management, external)?);
     }
     let controllers: Vec<&Node> = nodes.iter().filter(|node| node.role == Role::Controller).collect();
-    if controllers.len() % 2 == 0 {
+    if controllers.len().is_multiple_of(2) {
         let line = controllers.last().map(|node| node.line);
         return Err(Error::new(format!(
             "the site has {} controllers, and an even number cannot form a safe majority",
