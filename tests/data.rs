@@ -52,8 +52,8 @@ fn an_overlay_has_every_template_and_file_that_it_names_and_no_other() {
         let named = |pick: fn(&ostack_image::model::overlay::FileEntry) -> &Option<String>| -> BTreeSet<String> {
             overlay.overlay.files.iter().filter_map(|file| pick(file).clone()).collect()
         };
-        assert_eq!(names_in(&overlay.folder.join("templates")), named(|file| &file.template), "{}", overlay.name);
-        assert_eq!(names_in(&overlay.folder.join("files")), named(|file| &file.source), "{}", overlay.name);
+        assert_eq!(names_in(&overlay.template_folder), named(|file| &file.template), "{}", overlay.name);
+        assert_eq!(names_in(&overlay.file.with_file_name("files")), named(|file| &file.source), "{}", overlay.name);
     }
 }
 
@@ -106,4 +106,13 @@ fn an_account_number_belongs_to_one_account_and_lies_where_distributions_do_not_
         let nogroup = 65534;
         assert!(user.gid == user.uid || user.gid == nogroup || groups.contains_key(&user.gid), "{}", user.name);
     }
+}
+
+#[test]
+fn the_bytes_of_a_helper_are_part_of_what_a_root_is_made_from() {
+    let configure = project().release(&"epoxy-debian13".parse().unwrap()).unwrap().configure;
+    let mut other = configure.clone();
+    other.helpers.values_mut().next().unwrap().push(b'\n');
+    let identity = |configure| serde_json::to_string(configure).unwrap();
+    assert_ne!(identity(&configure), identity(&other));
 }

@@ -136,21 +136,11 @@ fn check(
 }
 
 fn interactive(session: &Session, spec: &Spec, node: Option<&crate::model::site::Node>, folder: &std::path::Path) -> Result<()> {
-    let disk = folder.join("disk.qcow2");
-    if !disk.exists() {
-        let backing = std::path::absolute(&spec.disk).doing(|| "finding the disk")?;
-        Tool::new("qemu-img")
-            .package("qemu-utils")
-            .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
-            .arg(backing)
-            .arg(&disk)
-            .arg(format!("{}G", spec.disk_gib))
-            .run()?;
-    }
+    qemu::prepare_disk(spec, folder)?;
     let mut args = qemu::arguments(spec, &session.site, node, folder)?;
     // The console belongs to the terminal; Ctrl-a x ends the machine.
-    for pair in args.windows(2).position(|pair| pair[0] == "-serial").into_iter().collect::<Vec<_>>() {
-        args.splice(pair..pair + 2, ["-serial".to_string(), "mon:stdio".to_string()]);
+    if let Some(at) = args.iter().position(|word| word == "-serial") {
+        args[at + 1] = "mon:stdio".to_string();
     }
     eprintln!("  Ctrl-a x ends the machine");
     match Tool::new("qemu-system-x86_64").package("qemu-system-x86").args(args).run_visible()? {

@@ -52,9 +52,10 @@ struct Built {
 
 pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let session = Session::open(global)?;
-    let mut lock = session.release_lock()?;
     let roles: Vec<Role> =
         if options.all { session.roles.iter().map(|files| files.role).collect() } else { options.roles.clone() };
+    roles.iter().try_for_each(|role| session.role(*role).map(|_| ()))?;
+    let mut lock = session.release_lock()?;
     let spec = session.project.disk()?;
     // Everything is planned before anything is written: a mistake in the last role costs no build of the first.
     for role in &roles {
@@ -62,6 +63,14 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     }
     let node = options.node.as_deref().map(|name| session.site.node(name)).transpose()?;
     let store = session.store()?;
+    if global.offline {
+        for role in &roles {
+            let plan = session.plan(session.role(*role)?, &lock)?;
+            fetch::packages(&session, &store, &lock, &missing(&plan, &store)?, true, false)?;
+        }
+    } else {
+        session.mirrors()?;
+    }
     scratch::leave_host_mounts()?;
     let write_lock = store.lock()?;
     store.empty_scratch(&write_lock)?;
@@ -125,12 +134,13 @@ fn one(
         node_program: &program,
         watch: steps,
     };
-    let (image, mut cached) = builder.build()?;
+    let built = builder.build();
     if scratch_folder.exists() {
         // A mount of this process alone; the kernel would free it at the end, but the next role wants the memory.
         let _ = rustix::mount::unmount(&scratch_folder, rustix::mount::UnmountFlags::DETACH);
         crate::base::fs::remove_tree(&scratch_folder)?;
     }
+    let (image, mut cached) = built?;
     store.put_last(&plan.image_name(), &plan::remembered(&plan::keys(&plan)?))?;
     let maker = Maker { store, image: &image, spec, tools_key: plan.tools.digest() };
     let mut artifacts = Vec::new();

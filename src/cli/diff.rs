@@ -1,11 +1,11 @@
 //! `ostack-image diff`: what changed between two images, packages and settings first.
 
-use super::inspect::layer_tree;
+use super::inspect::{label, layer_tree};
 use super::session::store_folder;
 use super::{Global, print_json};
 use crate::base::error::Result;
 use crate::base::path::RelPath;
-use crate::image::manifest::{self, Image};
+use crate::image::manifest::{self, Image, Layer};
 use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::store::{PREVIOUS, Store};
 use clap::Args;
@@ -94,7 +94,7 @@ fn packages(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> Vec<S
 
 fn layers(a: &Image, b: &Image) -> Vec<String> {
     let sizes = |image: &Image| -> BTreeMap<String, (String, u64)> {
-        image.layers.iter().map(|layer| (layer.name.clone(), (layer.diff_id.to_string(), layer.blob.size))).collect()
+        image.layers.iter().map(|layer| (label(layer), (layer.diff_id.to_string(), layer.blob.size))).collect()
     };
     let (old, new) = (sizes(a), sizes(b));
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
@@ -122,12 +122,12 @@ fn settings(store: &Store, a: &Image, b: &Image) -> Result<Vec<Setting>> {
     let names: BTreeSet<&str> =
         a.layers.iter().chain(&b.layers).filter(|layer| layer.kind == "overlay").map(|layer| layer.name.as_str()).collect();
     for name in names {
-        let of = |image: &Image| image.layers.iter().find(|layer| layer.name == name).map(|layer| layer.diff_id);
-        if of(a) == of(b) {
+        let (old, new) = (overlay(a, name), overlay(b, name));
+        if old.map(|layer| layer.diff_id) == new.map(|layer| layer.diff_id) {
             continue;
         }
-        let before = if of(a).is_some() { Some(layer_tree(store, a, name)?) } else { None };
-        let after = if of(b).is_some() { Some(layer_tree(store, b, name)?) } else { None };
+        let before = old.map(|layer| layer_tree(store, layer)).transpose()?;
+        let after = new.map(|layer| layer_tree(store, layer)).transpose()?;
         let empty = Tree::default();
         let before = before.as_ref().map_or(&empty, |(_, tree)| tree);
         let after = after.as_ref().map_or(&empty, |(_, tree)| tree);
@@ -139,6 +139,10 @@ fn settings(store: &Store, a: &Image, b: &Image) -> Result<Vec<Setting>> {
         }
     }
     Ok(settings)
+}
+
+fn overlay<'a>(image: &'a Image, name: &str) -> Option<&'a Layer> {
+    image.layers.iter().find(|layer| layer.kind == "overlay" && layer.name == name)
 }
 
 fn change(before: Option<&Entry>, after: Option<&Entry>) -> Result<Option<String>> {

@@ -45,7 +45,8 @@ pub(super) fn packages(
     match fetch(&locked, &mirrors, &session.site.snapshot, &Sink(store), offline, &Bar::new()) {
         Ok(()) => Ok(None),
         Err(FetchError::Gone(names)) if relock => {
-            eprintln!("  {} locked packages are on no mirror any more; locking them anew", names.len());
+            let what = if names.len() == 1 { "1 locked package is" } else { &format!("{} locked packages are", names.len()) };
+            eprintln!("  {what} on no mirror any more; locking anew");
             lock::update(session, &Update::Only(names.into_iter().collect()))?;
             Ok(Some(session.release_lock()?))
         }

@@ -3,7 +3,7 @@
 use super::session::store_folder;
 use super::{Global, print_json};
 use crate::base::error::{Context, Error, Result};
-use crate::image::manifest::{self, Image};
+use crate::image::manifest::{self, Image, Layer};
 use crate::layer::erofs::Tools;
 use crate::layer::tree::{Kind, Tree};
 use crate::store::Store;
@@ -18,7 +18,7 @@ pub(super) struct Options {
     /// List every package with its version
     #[arg(long)]
     packages: bool,
-    /// List the files of this layer
+    /// List the files of this layer; "overlay NAME" where an overlay is called as another layer is
     #[arg(long, value_name = "LAYER")]
     files: Option<String>,
 }
@@ -59,7 +59,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 }
 
 fn files(global: &Global, store: &Store, image: &Image, name: &str) -> Result<()> {
-    let tree = layer_tree(store, image, name)?;
+    let tree = layer_tree(store, layer(image, name)?)?;
     let lines: Vec<Value> = tree
         .1
         .iter()
@@ -82,19 +82,30 @@ fn files(global: &Global, store: &Store, image: &Image, name: &str) -> Result<()
     }
     for line in &lines {
         let text = |key: &str| line[key].as_str().unwrap_or_default().to_string();
-        println!("{} {:>5}:{:<5} {:9} {} {}", text("mode"), line["uid"], line["gid"], text("kind"), text("path"), text("detail"));
+        let (uid, gid) = (line["uid"].to_string(), line["gid"].to_string());
+        let shown = format!("{} {uid:>5}:{gid:<5} {:9} {} {}", text("mode"), text("kind"), text("path"), text("detail"));
+        println!("{}", shown.trim_end());
     }
     Ok(())
 }
 
+/// What a layer is called where layers are told apart: an overlay may be named `base`, too.
+pub(super) fn label(layer: &Layer) -> String {
+    if layer.kind == "overlay" { format!("overlay {}", layer.name) } else { layer.name.clone() }
+}
+
+fn layer<'a>(image: &'a Image, name: &str) -> Result<&'a Layer> {
+    let find = |matches: &dyn Fn(&Layer) -> bool| image.layers.iter().find(|layer| matches(layer));
+    find(&|layer| label(layer) == name).or_else(|| find(&|layer| layer.name == name)).ok_or_else(|| {
+        let known: Vec<String> = image.layers.iter().map(label).collect();
+        Error::new(format!("the image has no layer `{name}`")).next(format!("use one of: {}", known.join(", ")))
+    })
+}
+
 /// A layer's tree, unpacked into a folder that goes with the first value.
-pub(super) fn layer_tree(store: &Store, image: &Image, name: &str) -> Result<(tempfile::TempDir, Tree)> {
-    let Some(layer) = image.layers.iter().find(|layer| layer.name == name) else {
-        let known: Vec<&str> = image.layers.iter().map(|layer| layer.name.as_str()).collect();
-        return Err(Error::new(format!("the image has no layer `{name}`")).next(format!("use one of: {}", known.join(", "))));
-    };
+pub(super) fn layer_tree(store: &Store, layer: &Layer) -> Result<(tempfile::TempDir, Tree)> {
     store.verify(&layer.blob.digest)?;
-    let folder = tempfile::tempdir_in(store.scratch()).doing(|| "creating a scratch folder")?;
+    let folder = tempfile::tempdir().doing(|| "creating a temporary folder")?;
     let root = folder.path().join("root");
     crate::base::fs::create_dir_all(&root)?;
     Tools { root: &any_tools(store)? }.extract_erofs(&store.path(&layer.blob.digest), &root)?;

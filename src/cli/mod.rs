@@ -44,8 +44,8 @@ pub(crate) struct Global {
     /// Release to build for; by default the site's
     #[arg(long, value_name = "NAME", global = true)]
     release: Option<Word>,
-    /// Store; by default ostack-image/store in the user's cache folder
-    #[arg(long, value_name = "DIR", global = true, env = "OSTACK_STORE")]
+    /// Store; by default one in the user's cache folder
+    #[arg(long, value_name = "DIR", global = true, env = "OSTACK_STORE", hide_env_values = true)]
     store: Option<PathBuf>,
     /// Folder for artifacts; by default out in the project folder
     #[arg(long, value_name = "DIR", global = true)]
@@ -89,6 +89,8 @@ enum Verb {
 
 /// The program.
 pub fn main() -> ExitCode {
+    // Maintainer scripts inherit it, and what they create with it reaches the image.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|first| first == sandbox::VERB) {
         return sandboxed(args.next().map(PathBuf::from));

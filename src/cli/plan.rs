@@ -30,8 +30,8 @@ struct Line {
 
 pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let session = Session::open(global)?;
-    let lock = session.release_lock()?;
-    let plan = session.plan(session.role(options.role)?, &lock)?;
+    let files = session.role(options.role)?;
+    let plan = session.plan(files, &session.release_lock()?)?;
     let store = session.store()?;
     let keys = keys(&plan)?;
     let last = store.last(&plan.image_name());

@@ -38,11 +38,16 @@ pub(super) struct RoleFiles {
 
 impl Session {
     pub fn open(global: &Global) -> Result<Self> {
-        let project = Project { root: global.project.clone() };
-        let site_file = global.site.clone().unwrap_or_else(|| tidy(&project.root, "site.toml"));
+        // Messages name files as the user would: site.toml, not ./site.toml.
+        let root = if global.project == Path::new(".") { PathBuf::new() } else { global.project.clone() };
+        let project = Project { root };
+        let site_file = global.site.clone().unwrap_or_else(|| project.root.join("site.toml"));
         let site = Project::site(&site_file)?;
         let release_name = global.release.clone().unwrap_or_else(|| site.release.clone());
-        let release = project.release(&release_name)?;
+        let release = project.release(&release_name).map_err(|error| match &global.release {
+            Some(_) => error,
+            None => error.at(&site_file, site.lines.of(&["site", "release"])),
+        })?;
         let mut roles = Vec::new();
         for role in project.roles() {
             let recipe = project.recipe(role)?;
@@ -53,17 +58,18 @@ impl Session {
         for overlay in site.parameters.keys() {
             if !project.root.join("overlays").join(overlay.as_str()).exists() {
                 return Err(Error::new(format!("parameters for `{overlay}`, which is no overlay"))
-                    .at(&site_file, None)
+                    .at(&site_file, site.lines.of(&["parameters", overlay.as_str()]))
                     .next("name a folder below overlays/"));
             }
         }
         let mut mirrors = site.mirror.clone();
         if let Some(url) = &global.mirror {
-            mirrors = BTreeMap::from([("debian".parse()?, url.clone())]);
+            // Beside it lies the security archive, unless the site says where that is.
+            mirrors.insert("debian".parse()?, url.clone());
         }
         Ok(Self {
-            lock_file: tidy(&project.root, "ostack.lock"),
-            out: global.out.clone().unwrap_or_else(|| tidy(&project.root, "out")),
+            lock_file: project.root.join("ostack.lock"),
+            out: global.out.clone().unwrap_or_else(|| project.root.join("out")),
             store: global.store.clone(),
             project,
             site,
@@ -165,9 +171,4 @@ pub(super) fn store_folder(named: Option<&Path>) -> Result<PathBuf> {
     let cache = cache
         .ok_or_else(|| Error::new("neither XDG_CACHE_HOME nor HOME says where the store is").next("name it with --store DIR"))?;
     Ok(cache.join("ostack-image/store"))
-}
-
-/// `site.toml` rather than `./site.toml` in messages.
-fn tidy(root: &Path, name: &str) -> PathBuf {
-    if root == Path::new(".") { PathBuf::from(name) } else { root.join(name) }
 }

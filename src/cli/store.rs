@@ -82,6 +82,7 @@ fn verify(global: &Global, store: &Store) -> Result<()> {
 fn gc(global: &Global, store: &Store) -> Result<()> {
     let lock = store.lock()?;
     store.empty_scratch(&lock)?;
+    store.remove_unfinished(&lock)?;
     let mut needed = BTreeSet::new();
     for name in store.references()? {
         let image = manifest::read(store, &name)?;

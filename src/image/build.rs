@@ -33,6 +33,9 @@ pub trait Watch: Sync {
     fn done(&self, step: &str, seconds: f64);
 }
 
+/// The base layer's name in an image; `base` is an overlay's.
+const SYSTEM: &str = "system";
+
 /// Packages in a folder of their own.
 struct Pool {
     files: Vec<PackageFile>,
@@ -76,7 +79,7 @@ impl Builder<'_> {
                 self.roots(base, packages, boot, &boot_key)?
             }
         };
-        let mut layers = vec![layer("base", "base", &base)?, layer("packages", "packages", &packages)?];
+        let mut layers = vec![layer(SYSTEM, "base", &base)?, layer("packages", "packages", &packages)?];
         for step in &plan.overlays {
             let record = match self.found(&step.key) {
                 Some(record) => record,
@@ -162,7 +165,7 @@ impl Builder<'_> {
                 let base = match base {
                     Some(record) => record,
                     None => {
-                        self.step(&self.plan.base, || self.store_layer(&tools, &base_tree, &base_root, "base", Compression::Lz4))?
+                        self.step(&self.plan.base, || self.store_layer(&tools, &base_tree, &base_root, SYSTEM, Compression::Lz4))?
                     }
                 };
                 let boot = match boot {
@@ -206,6 +209,8 @@ impl Builder<'_> {
         self.timed("install packages", || {
             self.job(&files, pool, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
         })?;
+        // Memory that the filesystem's writer can use.
+        fs::remove_tree(&self.scratch.join("pool"))?;
         let tree = Tree::settle(&upper, self.plan.epoch)?;
         self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)
     }
@@ -355,7 +360,7 @@ pub fn tools(store: &Store, _lock: &WriteLock, plan: &RolePlan, watch: &dyn Watc
     }
     for package in &plan.locked.tools {
         store.verify(&package.digest).doing(|| format!("checking the package {}", package.name))?;
-        deb::extract(&store.path(&package.digest), &root)?;
+        deb::extract(&store.path(&package.digest), &root).doing(|| format!("unpacking the package {}", package.name))?;
     }
     std::fs::rename(&root, &target).doing(|| "storing the tools")?;
     watch.done("tools", begin.elapsed().as_secs_f64());

@@ -12,7 +12,7 @@ use crate::base::bundle::BootState;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::plan::RolePlan;
-use crate::store::{Blob, Store};
+use crate::store::{Blob, PREVIOUS, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -25,9 +25,9 @@ const INITRD: &str = "application/vnd.ostack.initrd.v1";
 /// A layer in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
-    /// The step's name: `base`, `packages`, or the overlay's.
+    /// `system`, `packages`, `ostack-node`, or the overlay's; no two layers of an image share one.
     pub name: String,
-    /// `base`, `packages` or `overlay`.
+    /// `base`, `packages`, `overlay` or `agent`.
     pub kind: String,
     /// Its identity: sha256 of its canonical tar stream.
     pub diff_id: Digest,
@@ -225,8 +225,14 @@ fn find(store: &Store, name: &str) -> Result<Blob> {
         };
     }
     let known = store.references()?;
+    if let Some(now) = name.strip_suffix(PREVIOUS)
+        && known.iter().any(|known| known == now)
+    {
+        return Err(Error::new(format!("`{now}` was built once only: there is no image before it"))
+            .next("name the two images to compare"));
+    }
     let next = if known.is_empty() {
-        "run: ostack-image build controller".to_string()
+        format!("run: ostack-image build {}", name.strip_suffix(PREVIOUS).unwrap_or(name))
     } else {
         format!("use one of: {}", known.join(", "))
     };

@@ -73,26 +73,7 @@ impl Machine {
     /// # Errors
     /// QEMU is missing or too old, or does not start.
     pub fn start(spec: &Spec, site: &Site, node: Option<&Node>, folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder)?;
-        let disk = folder.join("disk.qcow2");
-        if !disk.exists() {
-            let backing = std::path::absolute(&spec.disk).doing(|| format!("finding {}", spec.disk.display()))?;
-            Tool::new("qemu-img")
-                .package("qemu-utils")
-                .args([
-                    "create",
-                    "-q",
-                    "-f",
-                    "qcow2",
-                    "-F",
-                    if spec.disk.extension().is_some_and(|suffix| suffix == "raw") { "raw" } else { "qcow2" },
-                    "-b",
-                ])
-                .arg(backing)
-                .arg(&disk)
-                .arg(format!("{}G", spec.disk_gib))
-                .run()?;
-        }
+        prepare_disk(spec, folder)?;
         let args = arguments(spec, site, node, folder)?;
         let handle = Tool::new(QEMU).package("qemu-system-x86").args(args).start(&folder.join("qemu.log"))?;
         Ok(Self { handle, folder: folder.to_path_buf() })
@@ -173,6 +154,34 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Makes the machine's own disk over the role's, which stays as it is; one that is there already is kept.
+///
+/// # Errors
+/// `qemu-img` is missing or fails.
+pub fn prepare_disk(spec: &Spec, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let disk = folder.join("disk.qcow2");
+    if !disk.exists() {
+        let backing = std::path::absolute(&spec.disk).doing(|| format!("finding {}", spec.disk.display()))?;
+        Tool::new("qemu-img")
+            .package("qemu-utils")
+            .args([
+                "create",
+                "-q",
+                "-f",
+                "qcow2",
+                "-F",
+                if spec.disk.extension().is_some_and(|suffix| suffix == "raw") { "raw" } else { "qcow2" },
+                "-b",
+            ])
+            .arg(backing)
+            .arg(&disk)
+            .arg(format!("{}G", spec.disk_gib))
+            .run()?;
+    }
+    Ok(())
 }
 
 /// The command line of QEMU.

@@ -102,7 +102,9 @@ impl Job<'_> {
     }
 
     fn controls(&self) -> Result<Vec<Control>> {
-        self.packages.iter().map(|package| deb::control(&package.path)).collect()
+        let control =
+            |package: &PackageFile| deb::control(&package.path).doing(|| format!("reading the package {}", package.name));
+        self.packages.iter().map(control).collect()
     }
 
     fn prepare(&self, root: &Path) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ostack-image build ── spawns ──> ostack-image __sandbox SPEC   (new namespaces; mounts the root)
-//!                                        └─ forks ──> pid 1 of the new PID namespace: chroot, exec
+//!                                        └─ forks ──> pid 1 of the new PID namespace: pivot_root, exec
 //! ```
 //!
 //! The mounts live in the sandbox's namespace only, so they vanish with it, also after a kill -9; so do
@@ -171,12 +171,17 @@ impl Sandbox {
         let root = &self.root;
         match &self.overlay {
             Some(Overlay { lower, upper, work }) => {
+                // In the options `:` and `,` separate, and a store's path may have either: so the folders are named
+                // from within the one that holds all three.
+                let folder = upper.parent().unwrap_or(Path::new("/"));
+                rustix::process::chdir(folder).doing(|| format!("entering {}", folder.display()))?;
+                let name = |path: &Path| path.strip_prefix(folder).unwrap_or(path).display().to_string();
                 // redirect_dir, index and metacopy would leave traces in the upper layer that only this mount understands.
                 let options = format!(
                     "lowerdir={},upperdir={},workdir={},redirect_dir=off,index=off,metacopy=off,xino=off",
-                    lower.display(),
-                    upper.display(),
-                    work.display()
+                    name(lower),
+                    name(upper),
+                    name(work)
                 );
                 let options = CString::new(options).map_err(|_| Error::new("a path holds a NUL byte"))?;
                 mount("overlay", root, "overlay", MountFlags::empty(), Some(options.as_c_str()))
@@ -245,7 +250,7 @@ impl Sandbox {
         let enter = || -> Result<()> {
             mount("proc", self.root.join("proc"), "proc", MountFlags::empty(), None).doing(|| "mounting /proc")?;
             rustix::process::chdir(&self.root).doing(|| "entering the root")?;
-            // pivot_root would also hide the host's tree from a root process that tries to leave; the old root goes at once.
+            // Unlike chroot, this leaves a process that is root no way back to the host's tree.
             rustix::process::pivot_root(".", ".").doing(|| "changing the root")?;
             rustix::mount::unmount(".", UnmountFlags::DETACH).doing(|| "leaving the host's tree")?;
             rustix::process::chdir("/").doing(|| "entering the root")?;

@@ -181,7 +181,8 @@ mod tests {
         let mut bytes = Vec::new();
         write(tree, &mut bytes).unwrap();
         let out = Tool::new("tar").args(["--numeric-owner", "--xattrs", "-tvv", "--utc", "-f", "-"]).stdin(bytes).run().unwrap();
-        out.text()
+        // How wide tar makes its columns differs between its versions.
+        out.text().lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect()
     }
 
     #[test]
@@ -195,15 +196,15 @@ mod tests {
         add("/opaque", Entry::new(Kind::Directory { opaque: true }, 0o700, 0));
         add("/null", Entry::new(Kind::Device { character: true, major: 1, minor: 3 }, 0o666, 0));
         let expected = "\
-drwxr-xr-x 0/0               0 1970-01-01 00:00 ./
-drwxr-xr-x 0/0               0 1970-01-01 00:01 etc/
--rw-r----- 5/3000000         3 1970-01-01 00:01 etc/a
-hrw-r----- 0/0               0 1970-01-01 00:01 etc/b link to etc/a
-lrwxrwxrwx 0/0               0 1970-01-01 00:01 etc/c -> a
----------- 0/0               0 1970-01-01 00:00 etc/.wh.gone
-crw-rw-rw- 0/0             1,3 1970-01-01 00:00 null
-drwx------ 0/0               0 1970-01-01 00:00 opaque/
----------- 0/0               0 1970-01-01 00:00 opaque/.wh..wh..opq
+drwxr-xr-x 0/0 0 1970-01-01 00:00 ./
+drwxr-xr-x 0/0 0 1970-01-01 00:01 etc/
+-rw-r----- 5/3000000 3 1970-01-01 00:01 etc/a
+hrw-r----- 0/0 0 1970-01-01 00:01 etc/b link to etc/a
+lrwxrwxrwx 0/0 0 1970-01-01 00:01 etc/c -> a
+---------- 0/0 0 1970-01-01 00:00 etc/.wh.gone
+crw-rw-rw- 0/0 1,3 1970-01-01 00:00 null
+drwx------ 0/0 0 1970-01-01 00:00 opaque/
+---------- 0/0 0 1970-01-01 00:00 opaque/.wh..wh..opq
 ";
         assert_eq!(listing(&tree), expected);
     }
@@ -223,6 +224,6 @@ drwx------ 0/0               0 1970-01-01 00:00 opaque/
         entry.xattrs.insert("user.a".into(), b"b".to_vec());
         tree.insert("/etc/motd".parse().unwrap(), entry);
         // A change here changes the identity of every layer: raise the layer's algorithm version with it.
-        assert_eq!(digest(&tree).unwrap().to_string(), "sha256:PIN");
+        assert_eq!(digest(&tree).unwrap().to_string(), "sha256:cbcd44470a2cdba1e20b2fac918efd3be0a8f216a160f34a727959aa8e393c4c");
     }
 }

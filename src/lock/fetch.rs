@@ -78,7 +78,7 @@ impl From<FetchError> for Error {
             FetchError::Failed(error) => error,
             FetchError::Gone(names) => {
                 let count = names.len();
-                let packages = if count == 1 { "a locked package is" } else { "locked packages are" };
+                let packages = if count == 1 { "locked package is" } else { "locked packages are" };
                 let all: Vec<&str> = names.iter().map(PackageName::as_str).collect();
                 Self::new(format!("{count} {packages} on no mirror any more: {}", join(&names))).next(format!(
                     "lock newer ones with `ostack-image lock --update {}`, or name a mirror that keeps old packages \

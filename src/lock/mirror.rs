@@ -65,7 +65,7 @@ impl Mirrors {
         match self.urls.get(archive) {
             Some(urls) if !urls.is_empty() => Ok(urls),
             _ => Err(Error::new(format!("no mirror of the archive `{archive}` is known: this machine's apt sources name none"))
-                .next(format!("write {archive} = \"URL\" below [mirror] in site.toml, or give --mirror {archive}=URL"))),
+                .next(format!("write {archive} = \"URL\" below [mirror] in site.toml, or give --mirror URL"))),
         }
     }
 }
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(
             Mirrors::default().of(&word("debian")).unwrap_err().to_string(),
             "no mirror of the archive `debian` is known: this machine's apt sources name none\n  \
-             next: write debian = \"URL\" below [mirror] in site.toml, or give --mirror debian=URL"
+             next: write debian = \"URL\" below [mirror] in site.toml, or give --mirror URL"
         );
     }
 

@@ -1,11 +1,11 @@
 //! Reads the user's folders into model values: the only part of `model` that touches files.
 
-use super::Source;
 use super::disk::{self, DiskSpec};
 use super::overlay::{self, Overlay};
 use super::recipe::{self, Recipe};
 use super::release::{self, Release};
 use super::site::{self, Site};
+use super::{Lines, Source};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::name::{Role, Word};
@@ -39,6 +39,11 @@ pub struct LoadedOverlay {
 }
 
 impl LoadedOverlay {
+    /// Where the keys of `overlay.toml` stand.
+    pub fn lines(&self) -> Lines {
+        Source { file: &self.file, text: &self.text }.lines()
+    }
+
     /// The line of `overlay.toml` in which a value begins.
     pub fn line(&self, span: std::ops::Range<usize>) -> usize {
         Source { file: &self.file, text: &self.text }.line(&span)
@@ -109,6 +114,7 @@ impl Project {
     /// With file, line and what to write.
     pub fn disk(&self) -> Result<DiskSpec> {
         let path = self.root.join("images/disk.toml");
+        fs::must_exist(&path, "the disk's description", "write it, or run where images/ is")?;
         let text = fs::read_text(&path)?;
         disk::parse(&Source { file: &path, text: &text })
     }
@@ -136,8 +142,13 @@ impl Project {
             let template_folder = folder.join("templates");
             let mut templates = BTreeMap::new();
             for (name, bytes) in folder_files(&template_folder)? {
-                let text = String::from_utf8(bytes)
-                    .map_err(|_| Error::new("a template must be UTF-8").at(template_folder.join(&name), None))?;
+                let text = String::from_utf8(bytes).map_err(|error| {
+                    let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                    let line = 1 + good.iter().filter(|&&c| c == b'\n').count();
+                    Error::new("a template must be UTF-8")
+                        .at(template_folder.join(&name), line)
+                        .next("convert it, or put it below files/ and name it with source = \"…\"")
+                })?;
                 templates.insert(name, text);
             }
             let verbatim = folder_files(&folder.join("files"))?;

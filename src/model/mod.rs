@@ -13,8 +13,10 @@ pub mod site;
 
 use crate::base::error::{Error, Result};
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use toml::de::{DeTable, DeValue};
 
 /// A user's file while it is being checked: turns byte positions into lines.
 pub struct Source<'a> {
@@ -35,12 +37,17 @@ impl Source<'_> {
             let message = error.message();
             let (cause, next) = match message.split_once(", expected ") {
                 Some((cause, expected)) => {
-                    let expected = expected.replace('`', "");
-                    (cause.replace("unknown field", "unknown key"), Some(format!("write {expected}")))
+                    let expected = expected.replace('`', "").replace("u32", "a number from 0 to 4294967295");
+                    let expected = expected.replace("literal string", "the text between double quotes");
+                    let cause = cause.replace("unknown field", "unknown key").replace("unknown variant", "unknown value");
+                    (cause, Some(format!("write {expected}")))
                 }
                 None => match message.split_once("; ") {
                     Some((cause, next)) => (cause.to_string(), Some(next.to_string())),
-                    None => (message.replace("missing field", "missing key"), None),
+                    None => match message.strip_prefix("missing field ") {
+                        Some(key) => (format!("missing key {key}"), Some(format!("write {} = …", key.replace('`', "")))),
+                        None => (message.to_string(), None),
+                    },
                 },
             };
             let error = Error::new(cause).at(self.file, line);
@@ -56,8 +63,64 @@ impl Source<'_> {
         1 + self.text.as_bytes()[..span.start.min(self.text.len())].iter().filter(|&&c| c == b'\n').count()
     }
 
+    /// Where every key of the file stands; none when it is no TOML.
+    pub fn lines(&self) -> Lines {
+        let mut lines = Lines::default();
+        if let Ok(table) = DeTable::parse(self.text) {
+            self.note(table.get_ref(), &mut Vec::new(), &mut lines);
+        }
+        lines
+    }
+
+    fn note(&self, table: &DeTable<'_>, path: &mut Vec<String>, lines: &mut Lines) {
+        for (key, value) in table {
+            path.push(key.get_ref().to_string());
+            lines.0.insert(path.clone(), self.line(&key.span()));
+            match value.get_ref() {
+                DeValue::Table(inner) => self.note(inner, path, lines),
+                DeValue::Array(array) => {
+                    for (index, item) in array.iter().enumerate() {
+                        if let DeValue::Table(inner) = item.get_ref() {
+                            path.push(index.to_string());
+                            self.note(inner, path, lines);
+                            path.pop();
+                        }
+                    }
+                }
+                _ => {}
+            }
+            path.pop();
+        }
+    }
+
     /// An error about the value at `span`.
     pub fn error(&self, span: &Range<usize>, cause: impl std::fmt::Display) -> Error {
         Error::new(cause).at(self.file, self.line(span))
+    }
+}
+
+/// Where the keys of a file stand, for errors that show only when several files are put together.
+#[derive(Debug, Clone, Default)]
+pub struct Lines(BTreeMap<Vec<String>, usize>);
+
+impl Lines {
+    /// The line of a key, given with the tables around it; positions in arrays count from 0.
+    pub fn of(&self, key: &[&str]) -> Option<usize> {
+        self.0.get(&key.iter().map(|part| (*part).to_string()).collect::<Vec<_>>()).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_its_line() {
+        let text = "[a.\"b.c\"]\nd = 1\n\n[[e]]\nf = 2\n[[e]]\nf = { g = 3 }\n";
+        let lines = Source { file: Path::new("x.toml"), text }.lines();
+        assert_eq!(
+            [lines.of(&["a", "b.c", "d"]), lines.of(&["e", "0", "f"]), lines.of(&["e", "1", "f", "g"]), lines.of(&["d"])],
+            [Some(2), Some(5), Some(7), None]
+        );
     }
 }

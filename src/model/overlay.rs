@@ -256,14 +256,14 @@ pub fn parse(source: &Source<'_>) -> Result<Overlay> {
     for (name, value) in &overlay.sysctl {
         if !matches!(value, toml::Value::Integer(_) | toml::Value::String(_)) {
             return Err(Error::new(format!("the sysctl {name} is neither a number nor a string"))
-                .at(source.file, None)
+                .at(source.file, source.lines().of(&["sysctl", name]))
                 .next("write for example \"net.ipv4.ip_forward\" = 1"));
         }
     }
     for unit in overlay.units.wanted_by.keys() {
         if !overlay.units.enable.contains(unit) {
             return Err(Error::new(format!("wanted_by names {unit}, which the overlay does not enable"))
-                .at(source.file, None)
+                .at(source.file, source.lines().of(&["units", "wanted_by", unit.as_str()]))
                 .next("add it to units.enable"));
         }
     }

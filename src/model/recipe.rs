@@ -1,7 +1,7 @@
 //! `recipes/<role>.toml`: the ordered overlays of a role and their parameters.
 
-use super::Source;
 use super::overlay::Parameters;
+use super::{Lines, Source};
 use crate::base::error::Result;
 use crate::base::name::Word;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct Recipe {
     pub overlays: Vec<(Word, usize)>,
     /// Parameters by overlay, over the overlay's own defaults.
     pub parameters: BTreeMap<Word, Parameters>,
+    /// Where its keys stand.
+    #[serde(skip)]
+    pub lines: Lines,
 }
 
 /// Reads a recipe.
@@ -62,5 +65,11 @@ pub fn parse(source: &Source<'_>) -> Result<Recipe> {
         }
         parameters.insert(overlay.into_inner(), values);
     }
-    Ok(Recipe { description: written.description, kernel: written.kernel.into_inner(), overlays, parameters })
+    Ok(Recipe {
+        description: written.description,
+        kernel: written.kernel.into_inner(),
+        overlays,
+        parameters,
+        lines: source.lines(),
+    })
 }

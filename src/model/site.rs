@@ -1,7 +1,7 @@
 //! `site.toml`: one deployment. Nodes, addresses, networks, parameters.
 
-use super::Source;
 use super::overlay::Parameters;
+use super::{Lines, Source};
 use crate::base::error::{Error, Result};
 use crate::base::name::{NodeName, Role, Word};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,9 @@ pub struct Site {
     pub parameters: BTreeMap<Word, Parameters>,
     /// Every node, in the order of the file.
     pub nodes: Vec<Node>,
+    /// Where the file's keys stand.
+    #[serde(skip)]
+    pub lines: Lines,
 }
 
 /// An IPv4 network.
@@ -306,6 +309,7 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
         snapshot: urls(source, file.snapshot)?,
         parameters: file.parameters,
         nodes,
+        lines: source.lines(),
     };
     Ok(site)
 }

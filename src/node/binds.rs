@@ -17,6 +17,10 @@ use rustix::fs::{Gid, Uid};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// Classes in which a newer image's folders are added to older state: a service that the image gained wants its log and
+/// cache folder. In the other classes what a folder's absence means is the service's to say.
+const GROWING: [&str; 2] = ["log", "cache"];
+
 /// Makes what is missing below `state` and binds every path into `root`. Gives the paths that were made.
 ///
 /// # Errors
@@ -47,7 +51,15 @@ fn prepare(entries: &[BootState], state: &Path, root: &Path) -> Result<Vec<RelPa
         // One inside another of its class is made with that one, unless the image lacks it.
         let inside = made.iter().find_map(|(copy, target, _)| kept.strip_prefix(target).ok().map(|rest| copy.join(rest)));
         let place = inside.clone().unwrap_or_else(|| new.join(made.len().to_string()));
-        if kept.exists() || place.exists() {
+        if kept.exists() {
+            if GROWING.contains(&entry.class.as_str()) {
+                let image = entry.path.under(root);
+                copy::missing_folders(&image, &kept)
+                    .map_err(|error| error.doing(format!("completing the state of {}", entry.path)))?;
+            }
+            continue;
+        }
+        if place.exists() {
             continue;
         }
         create_dir_all(place.parent().unwrap_or(&new))?;
@@ -150,6 +162,27 @@ mod tests {
         std::fs::write(state.join("data/var/lib/db/f"), "2").unwrap();
         assert_eq!(prepare(&entries, &state, &root).unwrap(), []);
         assert_eq!(std::fs::read_to_string(state.join("data/var/lib/db/f")).unwrap(), "2");
+    }
+
+    #[test]
+    fn folders_that_a_newer_image_has_are_added_to_old_logs_and_caches_only() {
+        let script = "mkdir -p $0/var/log/new/sub $0/var/db/new; chmod 750 $0/var/log/new; echo 1 >$0/var/log/new/file; \
+                      mkdir -p $1/log/var/log $1/data/var/db; echo old >$1/log/var/log/file";
+        let (_folder, state, root) = trees(script);
+        let made = prepare(&[entry("/var/log", "log"), entry("/var/db", "data")], &state, &root).unwrap();
+        assert_eq!(made, []);
+        let expected = [
+            "data 755",
+            "data/var 755",
+            "data/var/db 755",
+            "log 755",
+            "log/var 755",
+            "log/var/log 755",
+            "log/var/log/file 644",
+            "log/var/log/new 750",
+            "log/var/log/new/sub 755",
+        ];
+        assert_eq!(listed(&state), expected);
     }
 
     #[test]

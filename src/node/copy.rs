@@ -48,6 +48,29 @@ pub fn contents(from: &Path, to: &Path) -> Result<()> {
     attributes(from, to, &meta).doing(what)
 }
 
+/// Makes the folders of `from` that `to` lacks, with their owners and modes; files are left alone.
+///
+/// # Errors
+/// Names the folder that could not be made.
+pub fn missing_folders(from: &Path, to: &Path) -> Result<()> {
+    for entry in crate::base::fs::sorted_dir(from)? {
+        let meta = std::fs::symlink_metadata(&entry).doing(|| format!("reading {}", entry.display()))?;
+        let Some(name) = entry.file_name().filter(|_| meta.is_dir()) else { continue };
+        let place = to.join(name);
+        match std::fs::symlink_metadata(&place) {
+            Ok(there) if there.is_dir() => {}
+            // The node has put something else there, which it may.
+            Ok(_) => continue,
+            Err(_) => {
+                std::fs::create_dir(&place).doing(|| format!("making {}", place.display()))?;
+                attributes(&entry, &place, &meta).doing(|| format!("making {}", place.display()))?;
+            }
+        }
+        missing_folders(&entry, &place)?;
+    }
+    Ok(())
+}
+
 fn attributes(from: &Path, to: &Path, meta: &Metadata) -> Result<()> {
     let owner = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
     fs::chownat(CWD, to, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW).doing(|| "setting the owner")?;

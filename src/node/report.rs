@@ -11,11 +11,16 @@ use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 /// Where a hypervisor listens: the virtio serial port `org.ostack.report`.
 const PORT: &str = "/dev/virtio-ports/org.ostack.report";
 /// What init left.
 const FACTS: &str = "/run/ostack/boot.json";
+/// How long a service may take to come to rest once systemd calls the system up.
+const SETTLE_SECONDS: u32 = 60;
+/// For how long no service may be starting: longer than the usual `RestartSec`.
+const CALM_SECONDS: u32 = 3;
 
 #[derive(Deserialize)]
 struct Facts {
@@ -49,14 +54,17 @@ pub fn run() -> Result<()> {
     // Its exit status tells the state once more, so a failure is none; only the second call's words count.
     let _ = systemctl().args(["is-system-running", "--wait"]).run();
     let state = systemctl().args(["show", "--property=SystemState", "--value"]).run()?.text();
-    let failed = systemctl().args(["list-units", "--failed", "--plain", "--no-legend", "--no-pager"]).run()?.text();
+    let mut failed = units(&["--failed"])?;
+    failed.extend(unsettled()?);
+    failed.sort();
+    failed.dedup();
     let uptime = fs::read_text(Path::new("/proc/uptime"))?;
     let report = Report {
         node: facts.node,
         role: facts.role,
         image: facts.image,
         state: state.trim().into(),
-        failed: failed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_string).collect(),
+        failed,
         uptime: uptime.split('.').next().unwrap_or_default().parse().doing(|| "reading /proc/uptime")?,
     };
     let line = serde_json::to_string(&report).doing(|| "writing the report")?;
@@ -65,6 +73,29 @@ pub fn run() -> Result<()> {
     }
     say(&words(&report));
     Ok(())
+}
+
+/// The names of units, as `systemctl list-units` with these options gives them.
+fn units(options: &[&str]) -> Result<Vec<String>> {
+    let list =
+        Tool::new("systemctl").package("systemd").args(["list-units", "--plain", "--no-legend", "--no-pager"]).args(options);
+    Ok(list.run()?.text().lines().filter_map(|line| line.split_whitespace().next()).map(str::to_string).collect())
+}
+
+/// Services that do not come to rest: one with `Restart=` that fails again and again is between two attempts most of the time,
+/// and systemd counts the system as running meanwhile.
+fn unsettled() -> Result<Vec<String>> {
+    let mut calm = 0;
+    let mut starting = Vec::new();
+    for _ in 0..SETTLE_SECONDS {
+        starting = units(&["--type=service", "--state=activating"])?;
+        calm = if starting.is_empty() { calm + 1 } else { 0 };
+        if calm == CALM_SECONDS {
+            return Ok(Vec::new());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Ok(starting)
 }
 
 fn words(report: &Report) -> String {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! erofs, volume name OSTACK-SEED
-//! ├── seed.json     {"node": "controller01", "role": "controller", "site": "guide"}
+//! ├── seed.json     {"format": 1, "node": "controller01", "role": "controller", "site": "guide"}
 //! └── layer/        the node's files, as a tree that lies over the image's layers
 //! ```
 

@@ -76,20 +76,24 @@ pub fn parameters(
     site_file: &Path,
 ) -> Result<Parameters> {
     let mut merged = overlay.overlay.parameters.clone();
-    for (file, values) in [(recipe_file, recipe.parameters.get(&overlay.name)), (site_file, site.parameters.get(&overlay.name))] {
+    for (file, lines, values) in [
+        (recipe_file, &recipe.lines, recipe.parameters.get(&overlay.name)),
+        (site_file, &site.lines, site.parameters.get(&overlay.name)),
+    ] {
         for (name, value) in values.into_iter().flatten() {
+            let line = lines.of(&["parameters", overlay.name.as_str(), name]);
             let Some(old) = merged.get(name) else {
                 let known: Vec<&str> = merged.keys().map(String::as_str).collect();
                 let known =
                     if known.is_empty() { "it has none".to_string() } else { format!("use one of: {}", known.join(", ")) };
                 return Err(Error::new(format!("the overlay {} has no parameter `{name}`", overlay.name))
-                    .at(file, None)
+                    .at(file, line)
                     .next(known));
             };
             if !old.same_type(value) {
                 let cause =
-                    format!("the parameter `{name}` of {} is a {}, not a {}", overlay.name, old.type_str(), value.type_str());
-                return Err(Error::new(cause).at(file, None).next(format!("write a value such as {old}")));
+                    format!("the parameter `{name}` of {} is of type {}, not {}", overlay.name, old.type_str(), value.type_str());
+                return Err(Error::new(cause).at(file, line).next(format!("write a value such as {old}")));
             }
             merged.insert(name.clone(), value.clone());
         }

@@ -62,7 +62,23 @@ pub struct Accounts {
 
 impl Accounts {
     /// The accounts of a release and of a recipe's overlays.
-    pub fn new(release: &Release, overlays: &[LoadedOverlay]) -> Self {
+    ///
+    /// # Errors
+    /// An overlay's account has a name or a number that another one has; with file and line.
+    pub fn new(release: &Release, overlays: &[LoadedOverlay]) -> Result<Self> {
+        let mut taken: Vec<(&str, u32, &str)> =
+            release.users.iter().map(|user| (user.name.as_str(), user.uid, "the release")).collect();
+        taken.extend(release.base_users.iter().map(|(name, uid)| (name.as_str(), *uid, "the release")));
+        for overlay in overlays {
+            for (index, user) in overlay.overlay.users.iter().enumerate() {
+                if let Some((name, uid, by)) = taken.iter().find(|(name, uid, _)| *name == user.name || *uid == user.uid) {
+                    return Err(Error::new(format!("the account {} ({}) and {name} ({uid}) of {by} clash", user.name, user.uid))
+                        .at(&overlay.file, overlay.lines().of(&["user", &index.to_string(), "name"]))
+                        .next("give each account its own name and number"));
+                }
+                taken.push((&user.name, user.uid, overlay.name.as_str()));
+            }
+        }
         let mut users = release.base_users.clone();
         let mut groups = release.base_groups.clone();
         groups.extend(release.groups.iter().map(|group| (group.name.clone(), group.gid)));
@@ -72,7 +88,7 @@ impl Accounts {
         }
         users.insert("root".to_string(), 0);
         groups.insert("root".to_string(), 0);
-        Self { users, groups }
+        Ok(Self { users, groups })
     }
 
     /// The numbers of an owner.

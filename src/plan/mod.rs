@@ -36,8 +36,6 @@ pub mod version {
     pub const OVERLAY: u32 = 1;
     /// The kernel and the initrd.
     pub const BOOT: u32 = 1;
-    /// The image's manifest.
-    pub const IMAGE: u32 = 1;
     /// The disk's layout and boot loader.
     pub const DISK: u32 = 1;
 }

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::error::Error as _;
 use std::path::Path;
 
+const LANGUAGE: &str = "correct it; what templates can say is in https://keats.github.io/tera/docs";
+
 /// The templates of one overlay, parsed.
 pub struct Templates<'a> {
     tera: tera::Tera,
@@ -83,14 +85,14 @@ fn syntax(error: &tera::Error, file: &Path) -> Error {
         .and_then(|(_, rest)| rest.split(':').next())
         .and_then(|line| line.trim().parse::<usize>().ok());
     let cause = message.lines().last().unwrap_or_default().trim().trim_start_matches("= ").to_string();
-    Error::new(format!("this is no valid template: {cause}")).at(file, line)
+    Error::new(format!("this is no valid template: {cause}")).at(file, line).next(LANGUAGE)
 }
 
 fn explain(error: &tera::Error, file: &Path, text: &str, context: &Map<String, Value>) -> Error {
     let message = innermost(error);
     let Some(name) = message.strip_prefix("Variable `").and_then(|rest| rest.split('`').next()) else {
         let line = quoted(&message).and_then(|word| line_of(text, word));
-        return Error::new(message).at(file, line);
+        return Error::new(message).at(file, line).next(LANGUAGE);
     };
     let known = known_names(name, context);
     let hint = if name.split('.').next() == Some("node") && !context.contains_key("node") {

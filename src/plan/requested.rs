@@ -8,8 +8,8 @@ use crate::model::release::Release;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// A set's name -> the packages asked for. Sets: `base` and `base-FLAVOUR` are one (the flavour of every recipe must then
-/// agree on what it adds), `tools`, and one per role.
+/// A set's name -> the packages asked for. Sets: `base`, `kernel-FLAVOUR` for each flavour that a recipe uses, `tools`, and
+/// one per role. Each but `tools` is resolved on top of `base`.
 ///
 /// # Errors
 /// A recipe names a kernel flavour that the release does not have.
@@ -29,7 +29,7 @@ pub fn requested(
             let Some(kernel) = release.kernel.get(&recipe.kernel) else {
                 let known: Vec<&str> = release.kernel.keys().map(Word::as_str).collect();
                 return Err(Error::new(format!("the release {name} has no kernel flavour `{}`", recipe.kernel))
-                    .at(path, None)
+                    .at(path, recipe.lines.of(&["kernel"]))
                     .next(format!("write kernel = one of: {}", known.join(", "))));
             };
             sets.entry(word(&format!("kernel-{}", recipe.kernel))?).or_default().extend(kernel.iter().cloned());

@@ -110,7 +110,7 @@ pub struct NodePlan {
 /// # Errors
 /// A template, a parameter, an owner, or two overlays that write the same path; with file and line.
 pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
-    let accounts = Accounts::new(inputs.release, inputs.overlays);
+    let accounts = Accounts::new(inputs.release, inputs.overlays)?;
     let context = context::of_role(inputs.site, inputs.role, inputs.release_name);
     let mut rendered = Vec::new();
     for overlay in inputs.overlays {
@@ -182,7 +182,7 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
 /// # Errors
 /// As [`plan_role`].
 pub fn plan_node(inputs: &Inputs<'_>, locked: &Locked, node: &Node) -> Result<NodePlan> {
-    let accounts = Accounts::new(inputs.release, inputs.overlays);
+    let accounts = Accounts::new(inputs.release, inputs.overlays)?;
     let mut context = context::of_role(inputs.site, inputs.role, inputs.release_name);
     context.insert("node".to_string(), context::of_node(inputs.site, node));
     let mut merged = FileSet::new();

@@ -318,6 +318,19 @@ impl Store {
         Ok(())
     }
 
+    /// Removes blobs that a killed program had begun to write. The caller holds the write lock.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn remove_unfinished(&self, _lock: &WriteLock) -> Result<()> {
+        for path in fs::sorted_dir(&self.pool())? {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".new-")) {
+                std::fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Streams a blob's writer: bytes go to a scratch file that becomes a blob when `fill` is done.
     ///
     /// # Errors

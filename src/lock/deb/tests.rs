@@ -2,7 +2,6 @@
 
 use super::super::tests::{name, word};
 use super::*;
-use crate::model::release::{Packages, Suite};
 use std::path::{Path, PathBuf};
 
 fn fixture() -> PathBuf {
@@ -11,28 +10,17 @@ fn fixture() -> PathBuf {
 
 /// The release of the fixture: `stable`, and with it `stable-security` when asked for.
 fn release(security: bool) -> Release {
-    let suite = |name: &str, archive: &str| Suite {
-        name: name.to_string(),
-        archive: word(archive),
-        components: vec!["main".to_string()],
-    };
-    let mut suites = vec![suite("stable", "debian")];
+    let suite =
+        |name: &str, archive: &str| format!("[[suite]]\nname = \"{name}\"\narchive = \"{archive}\"\ncomponents = [\"main\"]\n");
+    let mut text = format!(
+        "title = \"Fixture\"\nbackend = \"deb\"\narchitecture = \"amd64\"\nkeyring = \"{}\"\npackages = {{ base = [] }}\n",
+        fixture().join("archive.gpg").display()
+    );
+    text += &suite("stable", "debian");
     if security {
-        suites.push(suite("stable-security", "debian-security"));
+        text += &suite("stable-security", "debian-security");
     }
-    Release {
-        title: "Fixture".to_string(),
-        backend: Backend::Deb,
-        architecture: word("amd64"),
-        keyring: Some(fixture().join("archive.gpg").display().to_string()),
-        suites,
-        packages: Packages { base: Vec::new(), tools: Vec::new() },
-        kernel: BTreeMap::new(),
-        users: Vec::new(),
-        groups: Vec::new(),
-        clean: Default::default(),
-        initrd: Default::default(),
-    }
+    crate::model::release::parse(&crate::model::Source { file: Path::new("fixture.toml"), text: &text }).unwrap()
 }
 
 fn mirrors(folder: &Path) -> Mirrors {

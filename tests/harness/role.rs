@@ -1,0 +1,117 @@
+//! The small project with a real lock, and its image, built once for all tests of a file.
+
+use super::{Ran, Test, leftovers, store};
+use ostack_image::base::digest::Digest;
+use ostack_image::lock::{Lock, ReleaseLock};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The image that tests share. None of them may write to its folder: they work on duplicates.
+pub struct Role {
+    test: Test,
+    /// What `build compute --json` printed.
+    pub json: Value,
+    /// Files of this machine as they were before anything was locked or built.
+    pub host: Vec<(PathBuf, Option<Digest>)>,
+    /// What lock and build left behind when they had ended.
+    pub left: Vec<String>,
+}
+
+/// What a build could damage first if it ever left its root.
+const HOST_FILES: [&str; 8] = [
+    "/etc/passwd",
+    "/etc/shadow",
+    "/etc/group",
+    "/etc/resolv.conf",
+    "/etc/hostname",
+    "/etc/machine-id",
+    "/etc/ld.so.cache",
+    "/var/lib/dpkg/status",
+];
+
+pub fn host_files() -> Vec<(PathBuf, Option<Digest>)> {
+    let digest = |path: &Path| Digest::of_file(path).ok().map(|(digest, _)| digest);
+    HOST_FILES.iter().map(|path| (PathBuf::from(path), digest(Path::new(path)))).collect()
+}
+
+/// Locks and builds at the first call.
+pub fn role() -> &'static Role {
+    static ROLE: OnceLock<Role> = OnceLock::new();
+    ROLE.get_or_init(|| {
+        super::must_be_root();
+        let host = host_files();
+        let test = Test::new().remove("ostack.lock");
+        remove_at_exit(test.folder());
+        test.run(["lock"]).succeeds();
+        put_packages(&test, &default_store());
+        let json = test.run(["build", "compute", "--json"]).json();
+        let left = leftovers::of(test.folder());
+        Role { test, json, host, left }
+    })
+}
+
+/// Where the program has its store when it is told nothing: what was fetched there need not be fetched again.
+fn default_store() -> PathBuf {
+    PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/ostack-image/store")
+}
+
+/// Copies the locked packages that another store has, whole, into a test's.
+fn put_packages(test: &Test, from: &Path) {
+    fs::create_dir_all(test.store().join("blobs/sha256")).unwrap();
+    for package in lock(test).packages.values() {
+        let (old, new) = (store::blob(from, &package.sha256), store::blob(test.store(), &package.sha256));
+        if Digest::of_file(&old).is_ok_and(|(digest, _)| digest == package.sha256) {
+            fs::copy(old, new).unwrap();
+        }
+    }
+}
+
+/// The project's lock.
+pub fn lock(test: &Test) -> ReleaseLock {
+    Lock::load(&test.project().join("ostack.lock")).unwrap().releases.remove(&"small".parse().unwrap()).unwrap()
+}
+
+impl Role {
+    /// The store with the image; read only.
+    pub fn store(&self) -> &Path {
+        self.test.store()
+    }
+
+    /// A read-only command on the shared project.
+    pub fn run<const N: usize>(&self, args: [&str; N]) -> Ran {
+        self.test.run(args)
+    }
+
+    /// The project, lock and artifacts included, and a store of its own that has the image.
+    pub fn duplicate(&self) -> Test {
+        let test = self.project();
+        store::duplicate(self.store(), test.store());
+        test
+    }
+
+    /// The project with its lock, and a store of its own that has the packages only.
+    pub fn unbuilt(&self) -> Test {
+        let test = self.project();
+        put_packages(&test, self.store());
+        test
+    }
+
+    fn project(&self) -> Test {
+        Test::new().write("ostack.lock", fs::read(self.test.project().join("ostack.lock")).unwrap())
+    }
+}
+
+/// A static is never dropped, but its folder must not outlive the tests.
+fn remove_at_exit(folder: &Path) {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    extern "C" fn remove() {
+        if let Some(folder) = FOLDER.get() {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+    FOLDER.set(folder.to_path_buf()).unwrap();
+    // SAFETY: the function touches nothing that is gone when the process exits.
+    assert_eq!(unsafe { libc::atexit(remove) }, 0);
+}

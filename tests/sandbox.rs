@@ -1,0 +1,129 @@
+//! What a maintainer script sees and leaves behind: its root, nothing of the host, and no process afterwards.
+//!
+//! The sandbox's root here is the host's own tree under an overlay, so that there are programs to run.
+
+use ostack_image::layer::sandbox::Sandbox;
+use std::path::Path;
+
+struct Root {
+    folder: tempfile::TempDir,
+}
+
+impl Root {
+    fn new() -> Self {
+        // Safe: every test of this file sets the same value.
+        unsafe { std::env::set_var("OSTACK_IMAGE_PROGRAM", env!("CARGO_BIN_EXE_ostack-image")) };
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        for name in ["lower", "upper", "work", "root", "shown"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        // A small tree with a shell: what it needs of the host is bound below /run, which the sandbox allows.
+        for (link, target) in
+            [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64"), ("usr", "run/usr")]
+        {
+            std::os::unix::fs::symlink(target, folder.path().join("lower").join(link)).unwrap();
+        }
+        for name in ["dev", "proc", "run", "tmp", "etc"] {
+            std::fs::create_dir(folder.path().join("lower").join(name)).unwrap();
+        }
+        std::fs::write(folder.path().join("lower/etc/old"), "old\n").unwrap();
+        std::fs::write(folder.path().join("shown/file"), "shown\n").unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn sandbox(&self) -> Sandbox {
+        Sandbox::new(&self.path("root"))
+            .overlay(&self.path("lower"), &self.path("upper"), &self.path("work"))
+            .bind(Path::new("/usr"), "/run/usr")
+    }
+
+    fn shell(&self, script: &str) -> String {
+        self.sandbox().run(["/bin/sh", "-c", script], b"").unwrap().text()
+    }
+}
+
+#[test]
+fn there_is_no_network_but_an_idle_loopback() {
+    assert_eq!(Root::new().shell("tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '"), "lo\n");
+}
+
+#[test]
+fn no_process_of_the_host_is_seen() {
+    assert_eq!(
+        Root::new().shell("echo /proc/[0-9]* | tr ' ' '\\n' | head -1; readlink /proc/1/exe | sed 's,.*/,,'; hostname"),
+        {
+            let shell = std::fs::read_link("/bin/sh").unwrap();
+            format!("/proc/1\n{}\nlocalhost\n", shell.file_name().unwrap().to_string_lossy())
+        }
+    );
+}
+
+#[test]
+fn the_environment_is_the_same_wherever_the_build_runs() {
+    let out = Root::new().sandbox().env("DEBIAN_FRONTEND", "noninteractive").run(["/usr/bin/env"], b"").unwrap().text();
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    assert_eq!(lines, ["DEBIAN_FRONTEND=noninteractive", "HOME=/root", "LC_ALL=C.UTF-8", path, "TZ=UTC"]);
+}
+
+#[test]
+fn changes_go_to_the_upper_directory_and_the_lower_one_stays() {
+    let root = Root::new();
+    root.shell("echo new > /etc/new; rm /etc/old");
+    assert_eq!(std::fs::read_to_string(root.path("upper/etc/new")).unwrap(), "new\n");
+    assert_eq!(std::fs::read_to_string(root.path("lower/etc/old")).unwrap(), "old\n");
+    assert!(!root.path("lower/etc/new").exists());
+}
+
+#[test]
+fn what_is_written_below_run_tmp_and_dev_is_no_part_of_the_root() {
+    let root = Root::new();
+    root.shell("echo 1 > /run/a; echo 1 > /tmp/a; echo 1 > /dev/shm/a; test -c /dev/null");
+    let written: Vec<_> =
+        walkdir::WalkDir::new(root.path("upper")).into_iter().flatten().filter(|entry| entry.file_type().is_file()).collect();
+    assert!(written.is_empty(), "{written:?}");
+}
+
+#[test]
+fn what_the_host_shows_cannot_be_written() {
+    let root = Root::new();
+    let sandbox = root.sandbox().bind(&root.path("shown"), "/run/shown");
+    let error = sandbox.run(["/bin/sh", "-c", "cat /run/shown/file && echo x > /run/shown/file"], b"").err().unwrap().to_string();
+    assert!(error.contains("Read-only file system"), "{error}");
+    assert_eq!(std::fs::read_to_string(root.path("shown/file")).unwrap(), "shown\n");
+}
+
+#[test]
+fn a_daemon_that_a_script_leaves_ends_with_the_script() {
+    let root = Root::new();
+    // The name makes it findable among the host's processes.
+    root.shell("cp /bin/sleep /tmp/left-behind-daemon; setsid /tmp/left-behind-daemon 600 >/dev/null 2>&1 & echo started");
+    let running = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .any(|entry| std::fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|line| line.contains("left-behind-daemon")));
+    assert!(!running);
+}
+
+#[test]
+fn nothing_stays_mounted() {
+    let root = Root::new();
+    root.shell("true");
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(&root.folder.path().display().to_string()), "{mounts}");
+}
+
+#[test]
+fn a_failing_command_gives_its_last_words() {
+    let root = Root::new();
+    let error = root.sandbox().run(["/bin/sh", "-c", "echo 'no such database' >&2; exit 7"], b"").err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "running `/bin/sh -c echo 'no such database' >&2; exit 7` in the image's root: no such database"
+    );
+}

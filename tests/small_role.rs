@@ -1,0 +1,192 @@
+//! A small role of real Debian packages: locked, built, built again, changed, looked at.
+
+mod harness;
+
+use harness::role::{host_files, role};
+use harness::{Test, store};
+use serde_json::Value;
+use std::fs;
+use std::process::Command;
+
+const STEPS: [&str; 7] = ["tools", "base", "boot", "packages", "overlay base", "overlay hosts", "agent"];
+
+/// `plan compute` with these steps to build, each with its reasons.
+fn plan(to_build: &[(&str, &str)]) -> String {
+    STEPS
+        .iter()
+        .map(|step| match to_build.iter().find(|(name, _)| name == step) {
+            Some((_, why)) => format!("{step:13}  to build\n{:13}    {why}\n", ""),
+            None => format!("{step:13}  cached\n"),
+        })
+        .collect()
+}
+
+/// Layer name -> what `build --json` says of it.
+fn layers(json: &Value, key: &str) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+    json["layers"].as_array().unwrap().iter().map(|layer| (text(&layer["name"]), text(&layer[key]))).collect()
+}
+
+#[test]
+fn an_image_is_the_base_the_packages_each_overlay_and_the_nodes_program() {
+    let kinds = layers(&role().json, "kind");
+    let kinds: Vec<(&str, &str)> = kinds.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).collect();
+    assert_eq!(
+        kinds,
+        [("system", "base"), ("packages", "packages"), ("base", "overlay"), ("hosts", "overlay"), ("ostack-node", "agent")]
+    );
+}
+
+#[test]
+fn skopeo_reads_the_store() {
+    let source = format!("oci:{}:compute", role().store().display());
+    let output = Command::new("skopeo").args(["inspect", &source]).output().expect("run scripts/setup test");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        [&said["Architecture"], &said["Os"], &said["Digest"]],
+        [&Value::from("amd64"), &Value::from("linux"), &role().json["image"]["digest"]]
+    );
+}
+
+#[test]
+fn a_second_build_changes_nothing_and_says_so() {
+    let test = role().duplicate();
+    test.run(["build", "compute"]).succeeds();
+    let (before, artifacts) = (store::snapshot(test.store()), store::snapshot(&test.project()));
+    let ran = test.run(["build", "compute"]);
+    ran.succeeds();
+    assert!(ran.stdout().lines().last().unwrap().starts_with("nothing changed in "), "{}", ran.stdout());
+    assert_eq!(ran.stderr(), "");
+    assert_eq!(test.run(["build", "compute", "--json"]).json()["cached"], true);
+    assert_eq!(store::changes(&before, &store::snapshot(test.store())), Vec::<String>::new());
+    assert_eq!(store::changes(&artifacts, &store::snapshot(&test.project())), Vec::<String>::new());
+}
+
+#[test]
+fn a_changed_line_rebuilds_its_layer_and_the_disk_and_nothing_else() {
+    let test = role().duplicate();
+    test.run(["plan", "compute"]).prints(&plan(&[]));
+    let test = test.replace("overlays/base/templates/motd.tera", "This is a", "Here is a");
+    test.run(["plan", "compute"]).prints(&plan(&[("overlay base", "/etc/motd changed")]));
+
+    let json = test.run(["build", "compute", "--json"]).json();
+    let ran: Vec<&String> = json["seconds"].as_object().unwrap().keys().collect();
+    assert_eq!(ran, ["overlay base", "qcow2", "total"]);
+    let (old, new) = (layers(&role().json, "digest"), layers(&json, "digest"));
+    let changed: Vec<usize> = (0..old.len()).filter(|index| old[*index] != new[*index]).collect();
+    assert_eq!(changed, [2], "of base, packages, base, hosts, agent");
+    test.run(["plan", "compute"]).prints(&plan(&[]));
+
+    let digest = |json: &Value| json["image"]["digest"].as_str().unwrap().to_string();
+    let size = |json: &Value| layers(json, "size")[2].1.clone();
+    test.run(["diff", "compute"]).prints(&format!(
+        "a {}\nb {}\npackages: 0 changed\nsettings: 1 changed\n  /etc/motd (base)\n    - This is a compute of small.\n    \
+         + Here is a compute of small.\nlayers: 1 changed\n  overlay base {} -> {} bytes\n",
+        digest(&role().json),
+        digest(&json),
+        size(&role().json),
+        size(&json)
+    ));
+}
+
+#[test]
+fn the_plan_names_every_input_that_changed() {
+    let test = role().duplicate();
+    let test = test.replace("recipes/releases/small.toml", "\"isofs\"]", "\"isofs\", \"vfat\"]");
+    test.run(["plan", "compute"]).prints(&plan(&[("boot", "modules changed")]));
+    let test = test.replace("site.toml", "name = \"compute01\"", "name = \"compute07\"");
+    test.run(["plan", "compute"]).prints(&plan(&[("boot", "modules changed"), ("overlay hosts", "/etc/hosts changed")]));
+}
+
+#[test]
+fn inspect_shows_layers_packages_and_files() {
+    let image = role().run(["inspect", "compute", "--json"]).json();
+    let packages: String = image["packages"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, version)| format!("{name} {}\n", version.as_str().unwrap()))
+        .collect();
+    assert!(packages.contains("\nsystemd 2"), "{packages}");
+    role().run(["inspect", "compute", "--packages"]).prints(&packages);
+
+    let megabytes = |value: &Value| value.as_u64().unwrap() as f64 / 1e6;
+    let mut expected = format!(
+        "image     {}\nrole      compute\nrelease   small\nmade of   {} packages as of {}\nkernel    {:.1} MB, initrd {:.1} MB\n\
+         arguments console=ttyS0,115200n8 panic=30\nlayers    {:.1} MB\n",
+        image["manifest"]["digest"].as_str().unwrap(),
+        packages.lines().count(),
+        ostack_image::image::manifest::humane(image["epoch"].as_i64().unwrap()),
+        megabytes(&image["kernel"]["size"]),
+        megabytes(&image["initrd"]["size"]),
+        megabytes(&image["size"]),
+    );
+    for layer in image["layers"].as_array().unwrap() {
+        let text = |key: &str| layer[key].as_str().unwrap();
+        let size = megabytes(&layer["blob"]["size"]);
+        expected += &format!("  {:12} {:8} {size:10.3} MB  {}\n", text("name"), text("kind"), text("diff_id"));
+    }
+    role().run(["inspect", "compute"]).prints(&(expected + "state\n  log        /var/log\n"));
+
+    let test = role().duplicate();
+    test.run(["inspect", "compute", "--files", "overlay base"]).prints(
+        "0755     0:0     directory /\n0755     0:0     directory /etc\n0640     0:4     file      /etc/issue 14\n\
+         0777     0:0     link      /etc/localtime /usr/share/zoneinfo/UTC\n0644     0:0     file      /etc/motd 34\n\
+         0755     0:0     directory /etc/sysctl.d\n0644     0:0     file      /etc/sysctl.d/60-base.conf 24\n",
+    );
+    test.run(["inspect", "compute", "--files", "host"]).fails(
+        "error: the image has no layer `host`\n  next: use one of: system, packages, overlay base, overlay hosts, ostack-node\n",
+    );
+}
+
+#[test]
+fn the_store_lists_checks_and_cleans_itself() {
+    let test = role().duplicate();
+    let digest = role().json["image"]["digest"].as_str().unwrap();
+    let image = test.run(["inspect", "compute", "--json"]).json();
+    let size = image["size"].as_u64().unwrap() as f64 / 1e6;
+    test.run(["store", "ls"]).prints(&format!("compute              {digest}  {size:.1} MB  small\n"));
+    let blobs = fs::read_dir(test.store().join("blobs/sha256")).unwrap().count();
+    test.run(["store", "verify"]).prints(&format!("{blobs} blobs, 0 damaged\n"));
+
+    // Needed: manifest, config, kernel, initrd and the layers. All else are packages.
+    let needed = 4 + image["layers"].as_array().unwrap().len();
+    let said = test.run(["store", "gc", "--json"]).json();
+    assert_eq!(said["removed"], blobs - needed);
+    test.run(["store", "verify"]).prints(&format!("{needed} blobs, 0 damaged\n"));
+    test.run(["build", "compute", "--offline"]).succeeds();
+    assert_eq!(test.run(["build", "compute", "--offline", "--json"]).json()["cached"], true);
+}
+
+#[test]
+fn a_damaged_layer_reaches_no_disk() {
+    let test = role().duplicate();
+    let image = test.run(["inspect", "compute", "--json"]).json();
+    let digest = image["layers"][1]["blob"]["digest"].as_str().unwrap();
+    let path = format!("TEST/store/blobs/sha256/{}", digest.strip_prefix("sha256:").unwrap());
+    store::flip_a_byte(&store::blob(test.store(), &digest.parse().unwrap()));
+    let before = store::snapshot(test.store());
+    test.run(["build", "compute"]).fails(&format!(
+        "  qcow2 …\nerror: the stored blob {digest} is damaged: its bytes have another digest\n  next: remove {path} and build again\n"
+    ));
+    assert_eq!(store::changes(&before, &store::snapshot(test.store())), Vec::<String>::new());
+    assert_eq!(fs::read_dir(test.project().join("out")).unwrap().count(), 0);
+    let ran = test.run(["store", "verify"]);
+    assert_eq!(ran.stderr(), format!("error: damaged blobs:\n{path}\n  next: remove these files and build again\n"));
+}
+
+#[test]
+fn an_overlay_may_replace_anothers_file_when_it_says_so() {
+    let test = Test::new()
+        .append("overlays/hosts/overlay.toml", "\n[[file]]\npath = \"/etc/motd\"\ncontent = \"Mine\\n\"\noverride = true\n");
+    test.run(["render", "compute01", "--out", "tree"])
+        .prints("/etc/hostname\n/etc/hosts\n/etc/issue\n/etc/localtime\n/etc/motd\n/etc/sysctl.d/60-base.conf\n");
+    assert_eq!(fs::read_to_string(test.project().join("tree/etc/motd")).unwrap(), "Mine\n");
+}
+
+#[test]
+fn building_leaves_nothing_of_the_machine_changed_and_nothing_behind() {
+    assert_eq!(role().host, host_files());
+    assert_eq!(role().left, Vec::<String>::new());
+}
