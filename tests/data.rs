@@ -107,3 +107,12 @@ fn an_account_number_belongs_to_one_account_and_lies_where_distributions_do_not_
         assert!(user.gid == user.uid || user.gid == nogroup || groups.contains_key(&user.gid), "{}", user.name);
     }
 }
+
+#[test]
+fn the_bytes_of_a_helper_are_part_of_what_a_root_is_made_from() {
+    let configure = project().release(&"epoxy-debian13".parse().unwrap()).unwrap().configure;
+    let mut other = configure.clone();
+    other.helpers.values_mut().next().unwrap().push(b'\n');
+    let identity = |configure| serde_json::to_string(configure).unwrap();
+    assert_ne!(identity(&configure), identity(&other));
+}

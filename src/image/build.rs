@@ -209,6 +209,8 @@ impl Builder<'_> {
         self.timed("install packages", || {
             self.job(&files, pool, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
         })?;
+        // Memory that the filesystem's writer can use.
+        fs::remove_tree(&self.scratch.join("pool"))?;
         let tree = Tree::settle(&upper, self.plan.epoch)?;
         self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)
     }
