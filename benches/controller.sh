@@ -53,7 +53,8 @@ now() { date +%s.%N; }
 less() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a <= b) }'; }
 ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
 
-# Runs the program and keeps its log; sets $wall, $cpu (seconds, with all it started) and $peak (KiB, of the process itself).
+# Runs the program and keeps its log; sets $status, $wall, $cpu (seconds, with all it
+# started) and $peak (KiB, of the process itself).
 measure() {
     local log=$logs/$1 begin
     shift
@@ -65,7 +66,8 @@ measure() {
     peak=$(cat "$work/peak")
 }
 run_watched() {
-    local log=$1 pid key value status=0
+    local log=$1 pid key value
+    status=0
     shift
     "$@" > "$log" 2>&1 &
     pid=$!
@@ -80,12 +82,11 @@ run_watched() {
         done
     ) 2> /dev/null &
     wait "$pid" || status=$?
-    if [ "$status" != 0 ]; then
-        tail -n 20 "$log" >&3
-        fail "$* failed"
-    fi
 }
-build() { measure "$1" "$program" build "$role" --store "$work/store" --out "$work/out" "${@:2}"; }
+build() {
+    measure "$1" "$program" build "$role" --store "$work/store" --out "$work/out" "${@:2}"
+    [ "$status" = 0 ] || fail "the build failed; its last words: $(tail -n 5 "$logs/$1")"
+}
 
 echo "bench: collecting packages" >&2
 while read -r _ _ _ digest; do
@@ -145,13 +146,15 @@ debstrap() {
         --include="$(paste -sd, "$work/include")" --setup-hook="$hook" "$suite" "$work/theirs.tar" "$work/sources.list"
 }
 awk '{ print $1 "=" $2 }' "$work/packages" > "$work/include"
-if ! (debstrap) 3> "$work/refused"; then
-    # The archive has moved on: what it has no more in the locked version is taken as it is now.
-    gone=$(sed -n "s/.*Version '\(.*\)' for '\([^:']*\).*' was not found.*/\2/p" "$logs/mmdebstrap" | sort -u)
-    [ -n "$gone" ] || { cat "$work/refused" >&2; exit 2; }
-    for name in $gone; do sed -i "s/^$name=.*/$name/" "$work/include"; done
-fi
 debstrap
+if [ "$status" != 0 ]; then
+    # The archive has moved on: what it has no more in the locked version is taken as it is now.
+    gone=$(sed -n "s/.*Version '\(.*\)' for '\([^':]*\).*' was not found.*/\2/p" "$logs/mmdebstrap" | sort -u)
+    [ -n "$gone" ] || fail "mmdebstrap failed; its last words: $(tail -n 5 "$logs/mmdebstrap")"
+    for name in $gone; do sed -i "s/^$name=.*/$name/" "$work/include"; done
+    debstrap
+    [ "$status" = 0 ] || fail "mmdebstrap failed; its last words: $(tail -n 5 "$logs/mmdebstrap")"
+fi
 theirs=$wall theirs_cpu=$cpu
 fetched=$(grep -c '^Get:.* [a-z0-9].* Packages\|^Get:.*\.deb' "$logs/mmdebstrap" || true)
 tar -xOf "$work/theirs.tar" ./var/lib/dpkg/status | awk '/^Package:/ { name = $2 } /^Version:/ { print name, $2 }' | sort > "$work/theirs"
