@@ -15,7 +15,7 @@ pub enum Compression {
     Lz4,
 }
 
-/// Options of `mkfs.erofs`, in the order in which they are given; part of a layer's key.
+/// Options of `mkfs.erofs`, in the order in which they are given. Whoever changes them raises `plan::version::PACKAGES`.
 pub fn options(compression: Compression) -> &'static [&'static str] {
     match compression {
         Compression::None => &[],
