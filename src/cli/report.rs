@@ -6,6 +6,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+/// The least time, in seconds, for which a step gets a line.
+const WORTH_SAYING: f64 = 0.1;
+
 /// Prints steps and remembers their times.
 #[derive(Default)]
 pub(super) struct Steps {
@@ -32,11 +35,16 @@ impl Watch for Steps {
     }
 
     fn begins(&self, step: &str) {
-        eprintln!("  {step} …");
+        // Somebody who looks on wants to see what takes so long; a log only what did.
+        if self.verbose || std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+            eprintln!("  {step} …");
+        }
     }
 
     fn done(&self, step: &str, seconds: f64) {
-        eprintln!("  {step}: {seconds:.1} s");
+        if self.verbose || seconds >= WORTH_SAYING {
+            eprintln!("  {step}: {seconds:.1} s");
+        }
         if let Ok(mut map) = self.seconds.lock() {
             map.insert(step.to_string(), (seconds * 1000.0).round() / 1000.0);
         }
