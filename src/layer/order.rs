@@ -33,16 +33,24 @@ pub fn actions(packages: &[Control]) -> Vec<Action> {
         if waiting.is_empty() {
             return actions;
         }
-        let mut needed: BTreeSet<usize> = waiting.iter().flat_map(|one| graph.before[*one].iter().copied()).collect();
-        graph.close(&mut needed);
-        let mut next: Vec<usize> = needed.into_iter().filter(|one| unpacked.contains(one) && !configured.contains(one)).collect();
+        // What has its whole closure unpacked can be configured; the rest waits for a later round.
+        let before: BTreeSet<usize> = waiting.iter().flat_map(|one| graph.before[*one].iter().copied()).collect();
+        let mut next: Vec<usize> = Vec::new();
+        for one in before {
+            let mut closure = BTreeSet::from([one]);
+            graph.close(&mut closure);
+            if closure.is_subset(&unpacked) {
+                next.extend(closure.difference(&configured));
+            }
+        }
+        next.sort_unstable();
+        next.dedup();
         if next.is_empty() {
             // A cycle of pre-dependencies, which policy forbids: let dpkg say so.
             actions.push(Action::Unpack(waiting));
             return actions;
         }
         configured.extend(&next);
-        next.sort_unstable();
         actions.push(Action::Configure(next));
     }
 }
@@ -125,6 +133,25 @@ mod tests {
     fn a_pre_dependency_and_what_it_depends_on_are_configured_first() {
         let list = [package("a", "b", ""), package("b", "", "c"), package("c", "", ""), package("d", "", "")];
         assert_eq!(actions(&list), [Action::Unpack(vec![1, 2, 3]), Action::Configure(vec![1, 2]), Action::Unpack(vec![0])]);
+    }
+
+    #[test]
+    fn a_pre_dependency_whose_own_dependencies_wait_is_configured_in_a_later_round() {
+        // ceph-osd and ceph-common, python3 and python3-minimal in Debian 13.
+        let list = [
+            package("osd", "common", ""),
+            package("common", "", "python"),
+            package("python", "minimal", ""),
+            package("minimal", "", ""),
+        ];
+        let expected = [
+            Action::Unpack(vec![1, 3]),
+            Action::Configure(vec![3]),
+            Action::Unpack(vec![2]),
+            Action::Configure(vec![1, 2]),
+            Action::Unpack(vec![0]),
+        ];
+        assert_eq!(actions(&list), expected);
     }
 
     #[test]
