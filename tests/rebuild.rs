@@ -50,7 +50,11 @@ impl Drop for Killed {
 fn a_build_killed_while_it_configures_packages_leaves_nothing_and_the_next_one_succeeds() {
     let test = role().unbuilt();
     let namespaces = leftovers::named_namespaces();
-    let mut build = Killed(test.command(["build", "compute"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let temporary = test.folder().join("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let mut command = test.command(["build", "compute"]);
+    command.env("TMPDIR", &temporary).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut build = Killed(command.spawn().unwrap());
     let end = Instant::now() + Duration::from_secs(120);
     let family = loop {
         assert!(build.0.try_wait().unwrap().is_none() && Instant::now() < end, "dpkg --configure was never seen");
@@ -70,6 +74,7 @@ fn a_build_killed_while_it_configures_packages_leaves_nothing_and_the_next_one_s
     assert_eq!(leftovers::alive(&family), Vec::<u32>::new());
     assert_eq!(leftovers::of(test.folder()), Vec::<String>::new());
     assert_eq!(leftovers::named_namespaces(), namespaces);
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
 
     let json = test.run(["build", "compute", "--json"]).json();
     assert_eq!(json["image"], role().json["image"]);

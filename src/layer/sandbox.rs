@@ -12,11 +12,12 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::path::RelPath;
 use crate::base::tool::{Output, Tool};
-use rustix::fs::{FileType, Mode};
+use rustix::fs::{FileType, MemfdFlags, Mode, memfd_create};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -109,12 +110,14 @@ impl Sandbox {
         spec.command = command.into_iter().map(|word| word.as_ref().to_string()).collect();
         let shown = spec.command.iter().take(6).cloned().collect::<Vec<_>>().join(" ");
         let shown: String = shown.lines().next().unwrap_or_default().chars().take(80).collect();
-        // A file, because Linux limits a single argument to 128 KiB and a package list may be longer.
-        let mut file = tempfile::NamedTempFile::new().doing(|| "describing the sandbox")?;
-        serde_json::to_writer(&mut file, &spec).doing(|| "describing the sandbox")?;
+        // A file, because Linux limits a single argument to 128 KiB and a package list may be longer; in memory, so that
+        // nothing of it stays behind when this process is killed. The child inherits it and reads it first of all.
+        let file = memfd_create("ostack-sandbox", MemfdFlags::empty()).doing(|| "describing the sandbox")?;
+        let file = std::fs::File::from(file);
+        serde_json::to_writer(&file, &spec).doing(|| "describing the sandbox")?;
         Tool::new(own_program()?)
             .arg(VERB)
-            .arg(file.path())
+            .arg(format!("/proc/self/fd/{}", file.as_raw_fd()))
             .clear_env()
             .stdin(stdin)
             .run()
