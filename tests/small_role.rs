@@ -189,3 +189,23 @@ fn building_leaves_nothing_of_the_machine_changed_and_nothing_behind() {
     assert_eq!(role().host, host_files());
     assert_eq!(role().left, Vec::<String>::new());
 }
+
+#[test]
+fn raw_and_qcow2_are_the_same_disk_and_each_stands_alone() {
+    let test = role().duplicate();
+    let json = test.run(["build", "compute", "--format", "raw,qcow2", "--json"]).json();
+    let formats: Vec<&str> = json["artifacts"].as_array().unwrap().iter().map(|one| one["format"].as_str().unwrap()).collect();
+    assert_eq!(formats, ["raw", "qcow2"]);
+    let out = test.project().join("out");
+    let tool = |line: &str| {
+        let output = Command::new("sh").args(["-ec", line]).current_dir(&out).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(tool("sha256sum -c compute.raw.sha256"), "compute.raw: OK\n");
+    assert_eq!(tool("qemu-img compare compute.raw compute.qcow2"), "Images are identical.\n");
+    assert!(tool("qemu-img check compute.qcow2").starts_with("No errors were found on the image.\n"));
+    let info: Value = serde_json::from_str(&tool("qemu-img info --output=json compute.qcow2")).unwrap();
+    let data = &info["format-specific"]["data"];
+    assert_eq!((&info["backing-filename"], &data["data-file"], &data["compat"]), (&Value::Null, &Value::Null, &"1.1".into()));
+}
