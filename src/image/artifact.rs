@@ -142,14 +142,14 @@ impl Maker<'_> {
             Format::Qcow2 => qcow2::layout(&extents, size)?,
             Format::Raw => (extents, size),
         };
+        let new = path.with_extension(format!("{}.new", format.as_str()));
         // A damaged layer must not reach a disk: its digest is checked while the other core hashes and copies.
         let digest = std::thread::scope(|scope| {
             let check = scope.spawn(|| layers.iter().try_for_each(|layer| self.store.verify(&layer.digest)));
-            let digest = extent::write(&path.with_extension(format!("{}.new", format.as_str())), &extents, size)?;
+            let digest = extent::write(&new, &extents, size)?;
             check.join().map_err(|_| Error::new("checking layers panicked"))??;
             Ok::<_, Error>(digest)
         });
-        let new = path.with_extension(format!("{}.new", format.as_str()));
         let digest = match digest {
             Ok(digest) => digest,
             Err(error) => {

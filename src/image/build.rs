@@ -11,7 +11,7 @@ use super::manifest::{self, Image, Layer};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
-use crate::layer::erofs::{Compression, Tools, uuid};
+use crate::layer::erofs::{Compression, Tools};
 use crate::layer::root::{Job, PackageFile};
 use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::layer::{deb, tar};
@@ -370,11 +370,6 @@ pub fn tools(store: &Store, _lock: &WriteLock, plan: &RolePlan, watch: &dyn Watc
 /// A filesystem's UUID follows from what the layer is, not from when or where it was made.
 fn filesystem_id(name: &str) -> Digest {
     Digest::of(format!("ostack layer {name}"))
-}
-
-/// The UUID of the filesystem of a layer, as tools print it.
-pub fn filesystem_uuid(name: &str) -> String {
-    uuid(&filesystem_id(name))
 }
 
 fn layer_record(diff_id: Digest, blob: Blob, entries: usize) -> Record {

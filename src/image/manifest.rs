@@ -11,6 +11,7 @@
 use crate::base::bundle::BootState;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
+use crate::lock::date::Moment;
 use crate::plan::RolePlan;
 use crate::store::{Blob, PREVIOUS, Store};
 use serde::{Deserialize, Serialize};
@@ -239,20 +240,9 @@ fn find(store: &Store, name: &str) -> Result<Blob> {
     Err(none().next(next))
 }
 
-/// RFC 3339 in UTC. Days to a date: Howard Hinnant's `civil_from_days`.
+/// Seconds since 1970 as RFC 3339 in UTC.
 pub fn humane(seconds: i64) -> String {
-    let days = seconds.div_euclid(86_400);
-    let rest = seconds.rem_euclid(86_400);
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_part = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_part + 2) / 5 + 1;
-    let month = if month_part < 10 { month_part + 3 } else { month_part - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest % 3600 / 60, rest % 60)
+    Moment::at(u64::try_from(seconds).unwrap_or(0)).to_string()
 }
 
 #[cfg(test)]

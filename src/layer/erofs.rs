@@ -91,7 +91,7 @@ impl Tools<'_> {
 }
 
 /// A UUID (version 8, RFC 9562: vendor-made) from a digest's first bytes.
-pub fn uuid(id: &Digest) -> String {
+fn uuid(id: &Digest) -> String {
     let mut bytes: [u8; 16] = std::array::from_fn(|index| id.bytes()[index]);
     bytes[6] = (bytes[6] & 0x0f) | 0x80;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;

@@ -12,6 +12,11 @@ const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Au
 pub struct Moment(u64);
 
 impl Moment {
+    /// The moment so many seconds after 1970-01-01T00:00:00Z.
+    pub fn at(unix: u64) -> Self {
+        Self(unix)
+    }
+
     /// Seconds since 1970-01-01T00:00:00Z.
     pub fn unix(self) -> u64 {
         self.0
