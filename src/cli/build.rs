@@ -52,6 +52,7 @@ struct Built {
 
 pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let session = Session::open(global)?;
+    session.warn();
     let roles: Vec<Role> =
         if options.all { session.roles.iter().map(|files| files.role).collect() } else { options.roles.clone() };
     roles.iter().try_for_each(|role| session.role(*role).map(|_| ()))?;

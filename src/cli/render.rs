@@ -20,6 +20,7 @@ pub(super) struct Options {
 
 pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let session = Session::open(global)?;
+    session.warn();
     let files = node_files(&session, &options.node)?;
     let folder = global.out.clone().unwrap_or_else(|| session.out.join(&options.node));
     if !fs::sorted_dir(&folder)?.is_empty() {

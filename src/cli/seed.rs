@@ -27,6 +27,7 @@ pub(super) struct Options {
 
 pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let session = Session::open(global)?;
+    session.warn();
     let lock = session.release_lock()?;
     let node = session.site.node(&options.node)?;
     let files = session.role(node.role)?;

@@ -6,9 +6,12 @@ use crate::base::name::{PackageName, Role, Word};
 use crate::lock::mirror::Mirrors;
 use crate::lock::{Lock, LockedPackage, ReleaseLock};
 use crate::model::load::{LoadedOverlay, Project};
+use crate::model::options;
+use crate::model::overlay::Parameters;
 use crate::model::recipe::Recipe;
 use crate::model::release::{Backend, Release};
 use crate::model::site::Site;
+use crate::plan::secrets::Secrets;
 use crate::plan::{self, Inputs, Locked, Package, RolePlan};
 use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +25,11 @@ pub(super) struct Session {
     pub release_name: Word,
     pub release: Release,
     pub roles: Vec<RoleFiles>,
+    /// The values of the site's options.
+    pub options: Parameters,
+    /// Every secret that an overlay declares.
+    pub secrets: Secrets,
+    warnings: Vec<String>,
     pub lock_file: PathBuf,
     pub out: PathBuf,
     store: Option<PathBuf>,
@@ -55,6 +63,8 @@ impl Session {
             let overlays = project.overlays(&recipe, &recipe_file)?;
             roles.push(RoleFiles { role, recipe, recipe_file, overlays });
         }
+        let secrets = plan::secrets::declared(roles.iter().flat_map(|files: &RoleFiles| &files.overlays))?;
+        let (options, warnings) = options::of_site(&project.options()?, &site, &site_file)?;
         for overlay in site.parameters.keys() {
             if !project.root.join("overlays").join(overlay.as_str()).exists() {
                 return Err(Error::new(format!("parameters for `{overlay}`, which is no overlay"))
@@ -77,8 +87,18 @@ impl Session {
             release_name,
             release,
             roles,
+            options,
+            secrets,
+            warnings,
             mirrors,
         })
+    }
+
+    /// Says on stderr what the site's options give up.
+    pub fn warn(&self) {
+        for warning in &self.warnings {
+            eprintln!("warning: {}: {warning}", self.site_file.display());
+        }
     }
 
     pub fn role(&self, role: Role) -> Result<&RoleFiles> {
@@ -134,6 +154,8 @@ impl Session {
             overlays: &files.overlays,
             release_name: &self.release_name,
             release: &self.release,
+            options: &self.options,
+            secrets: &self.secrets,
         }
     }
 

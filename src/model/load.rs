@@ -1,6 +1,7 @@
 //! Reads the user's folders into model values: the only part of `model` that touches files.
 
 use super::disk::{self, DiskSpec};
+use super::options::{self, SiteOptions};
 use super::overlay::{self, Overlay};
 use super::recipe::{self, Recipe};
 use super::release::{self, Release};
@@ -119,12 +120,26 @@ impl Project {
         disk::parse(&Source { file: &path, text: &text })
     }
 
-    /// The overlays of a recipe, in its order.
+    /// `recipes/options.toml`; a project without it has no options.
+    ///
+    /// # Errors
+    /// With file, line and what to write.
+    pub fn options(&self) -> Result<SiteOptions> {
+        let path = self.root.join("recipes/options.toml");
+        if !path.exists() {
+            return Ok(SiteOptions::new());
+        }
+        let text = fs::read_text(&path)?;
+        options::parse(&Source { file: &path, text: &text })
+    }
+
+    /// The overlays of a recipe, in its order. Each also has the templates that all share, `recipes/templates/`, as `shared/…`.
     ///
     /// # Errors
     /// With file, line and what to write; a name without a folder is the recipe's error.
     pub fn overlays(&self, recipe: &Recipe, recipe_path: &Path) -> Result<Vec<LoadedOverlay>> {
         let mut overlays = Vec::with_capacity(recipe.overlays.len());
+        let shared = templates(&self.root.join("recipes/templates"))?;
         for (name, line) in &recipe.overlays {
             let folder = self.root.join("overlays").join(name.as_str());
             let path = folder.join("overlay.toml");
@@ -140,22 +155,28 @@ impl Project {
             let text = fs::read_text(&path)?;
             let overlay = overlay::parse(&Source { file: &path, text: &text })?;
             let template_folder = folder.join("templates");
-            let mut templates = BTreeMap::new();
-            for (name, bytes) in folder_files(&template_folder)? {
-                let text = String::from_utf8(bytes).map_err(|error| {
-                    let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                    let line = 1 + good.iter().filter(|&&c| c == b'\n').count();
-                    Error::new("a template must be UTF-8")
-                        .at(template_folder.join(&name), line)
-                        .next("convert it, or put it below files/ and name it with source = \"…\"")
-                })?;
-                templates.insert(name, text);
-            }
+            let mut templates = templates(&template_folder)?;
+            templates.extend(shared.iter().map(|(name, text)| (format!("shared/{name}"), text.clone())));
             let verbatim = folder_files(&folder.join("files"))?;
             overlays.push(LoadedOverlay { name: name.clone(), file: path, text, overlay, template_folder, templates, verbatim });
         }
         Ok(overlays)
     }
+}
+
+fn templates(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut templates = BTreeMap::new();
+    for (name, bytes) in folder_files(folder)? {
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + good.iter().filter(|&&c| c == b'\n').count();
+            Error::new("a template must be UTF-8")
+                .at(folder.join(&name), line)
+                .next("convert it, or put it below files/ and name it with source = \"…\"")
+        })?;
+        templates.insert(name, text);
+    }
+    Ok(templates)
 }
 
 fn folder_files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {

@@ -6,9 +6,11 @@
 
 pub mod disk;
 pub mod load;
+pub mod options;
 pub mod overlay;
 pub mod recipe;
 pub mod release;
+pub mod secret;
 pub mod site;
 
 use crate::base::error::{Error, Result};

@@ -1,6 +1,7 @@
 //! `overlays/<component>/overlay.toml`: the only place that knows a component.
 
 use super::Source;
+use super::secret::{self, SecretEntry};
 use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, UnitName, Word};
 use crate::base::path::RelPath;
@@ -47,6 +48,18 @@ pub struct Overlay {
     /// Paths that outlive a reboot.
     #[serde(default, rename = "state")]
     pub state: Vec<StateEntry>,
+    /// Units whose fate depends on the release or on an option.
+    #[serde(default, rename = "unit")]
+    pub unit: Vec<UnitEntry>,
+    /// What must be drawn for a site.
+    #[serde(default, rename = "secret")]
+    pub secrets: Vec<SecretEntry>,
+    /// Ports that peers may reach; everything else is closed.
+    #[serde(default, rename = "port")]
+    pub ports: Vec<PortEntry>,
+    /// How the component's own program judges its files.
+    #[serde(default, rename = "check")]
+    pub checks: Vec<CheckEntry>,
     /// Answers to packages' installation questions, in `debconf-set-selections` form, by release name.
     #[serde(default)]
     pub debconf: BTreeMap<Word, Vec<String>>,
@@ -75,6 +88,8 @@ pub struct FileEntry {
     pub scope: Scope,
     /// Only in this release; every release by default.
     pub release: Option<Word>,
+    /// Only where this tera expression is true, such as `option.tls`.
+    pub when: Option<String>,
     /// Allows replacing a file that an earlier overlay of the recipe writes.
     #[serde(default, rename = "override")]
     pub overrides: bool,
@@ -90,6 +105,8 @@ pub struct LinkEntry {
     pub target: String,
     /// Only in this release.
     pub release: Option<Word>,
+    /// Only where this tera expression is true, such as `option.tls`.
+    pub when: Option<String>,
     /// Allows replacing what an earlier overlay of the recipe writes.
     #[serde(default, rename = "override")]
     pub overrides: bool,
@@ -109,6 +126,8 @@ pub struct DirectoryEntry {
     pub mode: Mode,
     /// Only in this release.
     pub release: Option<Word>,
+    /// Only where this tera expression is true, such as `option.tls`.
+    pub when: Option<String>,
 }
 
 /// A path that outlives a reboot.
@@ -127,6 +146,115 @@ pub struct StateEntry {
     pub mode: Mode,
     /// Only in this release.
     pub release: Option<Word>,
+    /// Only where this tera expression is true, such as `option.tls`.
+    pub when: Option<String>,
+}
+
+/// A unit whose fate depends on the release or on an option.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitEntry {
+    /// The unit.
+    pub name: Spanned<UnitName>,
+    /// What becomes of it.
+    #[serde(rename = "do")]
+    pub action: UnitAction,
+    /// The target that it is enabled for, where that is not the usual one of its kind.
+    pub wanted_by: Option<UnitName>,
+    /// Only in this release.
+    pub release: Option<Word>,
+    /// Only where this tera expression is true.
+    pub when: Option<String>,
+}
+
+/// What becomes of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnitAction {
+    /// Started at boot.
+    Enable,
+    /// Can not be started at all.
+    Mask,
+}
+
+/// Ports that peers may reach.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortEntry {
+    /// What listens, for people.
+    pub name: Spanned<Word>,
+    /// Numbers and ranges, separated by commas ("2379,2380", "5900-5999"); may be a template.
+    pub ports: String,
+    /// The transport.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Who may connect.
+    pub from: Peers,
+    /// Only in this release.
+    pub release: Option<Word>,
+    /// Only where this tera expression is true.
+    pub when: Option<String>,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Who may connect to a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Peers {
+    /// The controllers.
+    Controllers,
+    /// The compute nodes.
+    Computes,
+    /// The storage nodes.
+    Storages,
+    /// Every node of the site.
+    Nodes,
+    /// The management network.
+    Management,
+    /// Everybody.
+    Any,
+}
+
+/// How the component's own program judges its files, in the built root, without network and with dummy secrets.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckEntry {
+    /// Unique in the overlay.
+    pub name: Spanned<Word>,
+    /// Program and arguments.
+    pub run: Vec<String>,
+    /// The account that runs it.
+    #[serde(default = "root_user")]
+    pub user: String,
+    /// Files beside the overlay's own whose change asks for the check again (absolute, shell patterns).
+    #[serde(default)]
+    pub reads: Vec<String>,
+    /// Lines of the output that are errors though the program ends with 0: regular expressions.
+    #[serde(default)]
+    pub fail: Vec<String>,
+    /// Lines that are errors no more, only warnings: regular expressions.
+    #[serde(default)]
+    pub warn: Vec<String>,
+    /// Lines that say nothing: regular expressions.
+    #[serde(default)]
+    pub ignore: Vec<String>,
+    /// The program's exit code means nothing; only `fail` decides.
+    #[serde(default)]
+    pub any_exit: bool,
+    /// Only in this release.
+    pub release: Option<Word>,
+    /// Only where this tera expression is true.
+    pub when: Option<String>,
 }
 
 /// What becomes of a state path when the node is reimaged.
@@ -186,6 +314,10 @@ pub struct Mode(pub u32);
 
 fn root() -> Owner {
     Owner { user: "root".to_string(), group: "root".to_string() }
+}
+
+fn root_user() -> String {
+    "root".to_string()
 }
 
 fn mode_644() -> Mode {
@@ -260,6 +392,19 @@ pub fn parse(source: &Source<'_>) -> Result<Overlay> {
                 .next("write for example \"net.ipv4.ip_forward\" = 1"));
         }
     }
+    secret::check(source, &overlay.secrets)?;
+    for (index, check) in overlay.checks.iter().enumerate() {
+        if check.run.is_empty() {
+            return Err(source
+                .error(&check.name.span(), format!("the check {} runs nothing", check.name.get_ref()))
+                .next("write run = [\"program\", \"argument\"]"));
+        }
+        if overlay.checks[..index].iter().any(|other| other.name == check.name && other.release == check.release) {
+            return Err(source
+                .error(&check.name.span(), format!("the check {} is there twice", check.name.get_ref()))
+                .next("give each check its own name"));
+        }
+    }
     for unit in overlay.units.wanted_by.keys() {
         if !overlay.units.enable.contains(unit) {
             return Err(Error::new(format!("wanted_by names {unit}, which the overlay does not enable"))
@@ -271,10 +416,10 @@ pub fn parse(source: &Source<'_>) -> Result<Overlay> {
 }
 
 fn no_path_twice(source: &Source<'_>, overlay: &Overlay) -> Result<()> {
-    // Two entries may share a path only when they are of different releases.
+    // Two entries may share a path when they are of different releases, or when both have a condition.
     let mut seen: Vec<(&RelPath, Option<&Word>, usize)> = Vec::new();
-    let files = overlay.files.iter().map(|f| (&f.path, f.release.as_ref()));
-    let links = overlay.links.iter().map(|l| (&l.path, l.release.as_ref()));
+    let files = overlay.files.iter().filter(|f| f.when.is_none()).map(|f| (&f.path, f.release.as_ref()));
+    let links = overlay.links.iter().filter(|l| l.when.is_none()).map(|l| (&l.path, l.release.as_ref()));
     for (path, release) in files.chain(links) {
         let line = source.line(&path.span());
         let clash =

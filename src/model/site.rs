@@ -11,6 +11,8 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use toml::Spanned;
 
+mod written;
+
 /// A deployment, checked: names and addresses are unique and lie in their networks.
 #[derive(Debug, Clone, Serialize)]
 pub struct Site {
@@ -38,6 +40,8 @@ pub struct Site {
     /// Archive name -> base URL of a snapshot mirror, asked when the mirror has dropped a file.
     #[serde(skip)]
     pub snapshot: BTreeMap<Word, String>,
+    /// Values of the options in `recipes/options.toml`, where they are not the default.
+    pub options: Parameters,
     /// Parameters by overlay, over those of recipe and overlay.
     pub parameters: BTreeMap<Word, Parameters>,
     /// Every node, in the order of the file.
@@ -79,6 +83,10 @@ pub struct Node {
     pub serial: Option<String>,
     /// Which disk is the system's.
     pub disk: Option<DiskHint>,
+    /// Memory in MiB: what sizes of services are derived from.
+    pub memory_mib: u64,
+    /// Processor cores: what worker counts are derived from.
+    pub cores: u32,
     /// The line of the site file in which the node's name stands.
     #[serde(skip)]
     pub line: usize,
@@ -187,87 +195,6 @@ impl Serialize for Subnet {
     }
 }
 
-/// The file as written: every value still knows where it stands.
-mod written {
-    use super::{DiskHint, Parameters, Role, Word};
-    use serde::Deserialize;
-    use std::collections::BTreeMap;
-    use toml::Spanned;
-
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    pub struct File {
-        pub site: SiteTable,
-        pub network: Networks,
-        #[serde(default)]
-        pub dns: Servers,
-        #[serde(default)]
-        pub ntp: Servers,
-        #[serde(default)]
-        pub ssh: Ssh,
-        #[serde(default)]
-        pub mirror: BTreeMap<Word, Spanned<String>>,
-        #[serde(default)]
-        pub snapshot: BTreeMap<Word, Spanned<String>>,
-        #[serde(default)]
-        pub parameters: BTreeMap<Word, Parameters>,
-        #[serde(default)]
-        pub node: Vec<Node>,
-    }
-
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    pub struct SiteTable {
-        pub name: Word,
-        pub release: Word,
-        pub region: String,
-        pub time_zone: Spanned<String>,
-    }
-
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    pub struct Networks {
-        pub management: Network,
-        pub external: Network,
-    }
-
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    pub struct Network {
-        pub subnet: Spanned<String>,
-        pub vip: Option<Spanned<String>>,
-        pub gateway: Option<Spanned<String>>,
-        pub mtu: Option<Spanned<u16>>,
-    }
-
-    #[derive(Deserialize, Default)]
-    #[serde(deny_unknown_fields)]
-    pub struct Servers {
-        #[serde(default)]
-        pub servers: Vec<Spanned<String>>,
-    }
-
-    #[derive(Deserialize, Default)]
-    #[serde(deny_unknown_fields)]
-    pub struct Ssh {
-        #[serde(default)]
-        pub authorized_keys: Vec<Spanned<String>>,
-    }
-
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    pub struct Node {
-        pub name: Spanned<String>,
-        pub role: Spanned<Role>,
-        pub management: Spanned<String>,
-        pub external: Option<Spanned<String>>,
-        pub mac: Option<Spanned<String>>,
-        pub external_mac: Option<Spanned<String>>,
-        pub serial: Option<Spanned<String>>,
-        pub disk: Option<DiskHint>,
-    }
-}
-
 /// Reads a site.
 ///
 /// # Errors
@@ -294,7 +221,7 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
             .at(source.file, management_line)
             .next("write vip = \"…\", a free address of that network"));
     }
-    let nodes = nodes(source, &file.node, &management, &external)?;
+    let nodes = nodes(source, &file, &management, &external)?;
     let site = Site {
         name: file.site.name,
         release: file.site.release,
@@ -307,6 +234,7 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
         authorized_keys: file.ssh.authorized_keys.into_iter().map(|key| ssh_key(source, key)).collect::<Result<_>>()?,
         mirror: urls(source, file.mirror)?,
         snapshot: urls(source, file.snapshot)?,
+        options: file.options.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
         parameters: file.parameters,
         nodes,
         lines: source.lines(),
@@ -341,7 +269,7 @@ fn network(source: &Source<'_>, written: &written::Network) -> Result<(usize, Ne
     Ok((source.line(&span), network))
 }
 
-fn nodes(source: &Source<'_>, written: &[written::Node], management: &Network, external: &Network) -> Result<Vec<Node>> {
+fn nodes(source: &Source<'_>, file: &written::File, management: &Network, external: &Network) -> Result<Vec<Node>> {
     let mut used = Used::default();
     for (what, address) in [
         ("the management VIP", management.vip),
@@ -353,9 +281,10 @@ fn nodes(source: &Source<'_>, written: &[written::Node], management: &Network, e
             used.addresses.insert(address, what.to_string());
         }
     }
-    let mut nodes = Vec::with_capacity(written.len());
-    for entry in written {
-        nodes.push(used.node(source, entry, management, external)?);
+    let mut nodes = Vec::with_capacity(file.node.len());
+    for entry in &file.node {
+        let (memory_mib, cores) = hardware(source, file, entry)?;
+        nodes.push(Node { memory_mib, cores, ..used.node(source, entry, management, external)? });
     }
     let controllers: Vec<&Node> = nodes.iter().filter(|node| node.role == Role::Controller).collect();
     if controllers.len().is_multiple_of(2) {
@@ -368,6 +297,33 @@ fn nodes(source: &Source<'_>, written: &[written::Node], management: &Network, e
         .next("use 1, 3 or 5 nodes with role = \"controller\""));
     }
     Ok(nodes)
+}
+
+/// A node's memory in MiB and its cores: its own, its role's, or those of the guide's flavour c8m8.
+fn hardware(source: &Source<'_>, file: &written::File, node: &written::Node) -> Result<(u64, u32)> {
+    let role = file.hardware.get(node.role.get_ref());
+    let memory = match node.memory.as_ref().or_else(|| role?.memory.as_ref()) {
+        Some(written) => {
+            let text = written.get_ref();
+            let number = |unit: char, mib: u64| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(mib);
+            number('G', 1 << 10).or_else(|| number('M', 1)).or_else(|| number('T', 1 << 20)).filter(|mib| *mib >= 1024).ok_or_else(
+                || {
+                    source
+                        .error(&written.span(), format!("`{text}` is no amount of memory for a node"))
+                        .next("write a whole number and its unit, at least \"1G\", such as \"64G\"")
+                },
+            )?
+        }
+        None => 8192,
+    };
+    let cores = match node.cores.as_ref().or_else(|| role?.cores.as_ref()) {
+        Some(written) if !(1..=1024).contains(written.get_ref()) => {
+            return Err(source.error(&written.span(), format!("a node cannot have {} cores", written.get_ref())).next("write 1 to 1024"));
+        }
+        Some(written) => *written.get_ref(),
+        None => 8,
+    };
+    Ok((memory, cores))
 }
 
 /// What earlier nodes have taken, with the words for it.
@@ -398,6 +354,8 @@ impl Used {
             external_mac: self.mac(source, &name, written.external_mac.as_ref())?,
             serial: written.serial.as_ref().map(|serial| serial.get_ref().clone()),
             disk: written.disk.clone(),
+            memory_mib: 0,
+            cores: 0,
             role: *written.role.get_ref(),
             name,
             line,

@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// The names of a role's templates: those of the site, the role and the overlay's parameters; with `node` only where a
 /// file is a node's own.
-pub fn of_role(site: &Site, role: Role, release: &Word) -> Map<String, Value> {
+pub fn of_role(site: &Site, role: Role, release: &Word, options: &Parameters) -> Map<String, Value> {
     let nodes = |role: Option<Role>| -> Value {
         Role::ALL
             .into_iter()
@@ -31,6 +31,7 @@ pub fn of_role(site: &Site, role: Role, release: &Word) -> Map<String, Value> {
         "dns": site.dns,
         "ntp": site.ntp,
         "authorized_keys": site.authorized_keys,
+        "option": options,
     });
     match value {
         Value::Object(map) => map,
@@ -61,6 +62,7 @@ fn node_value(node: &Node, index: usize) -> Value {
         "name": node.name, "role": node.role, "index": index,
         "management": node.management, "external": node.external,
         "mac": node.mac, "external_mac": node.external_mac, "serial": node.serial,
+        "memory_mib": node.memory_mib, "cores": node.cores,
     })
 }
 

@@ -1,12 +1,13 @@
 //! An overlay's files as they will lie in its layer, or in a node's seed: rendered, owned, with every link.
 
 use super::render::Templates;
+use super::secrets::{self, Secrets};
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::{UnitName, Word};
 use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
-use crate::model::overlay::{FileEntry, Owner, Scope};
+use crate::model::overlay::{FileEntry, Owner, Scope, UnitAction, Units};
 use crate::model::release::Release;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -115,34 +116,74 @@ pub fn of_overlay(
     scope: Scope,
     release: &Word,
     accounts: &Accounts,
+    declared: &Secrets,
     context: &Map<String, Value>,
 ) -> Result<FileSet> {
     let templates = Templates::parse(&overlay.templates, &overlay.template_folder)?;
-    let here = |only: &Option<Word>| only.as_ref().is_none_or(|only| only == release);
     let at = |error: Error, line: usize| error.at(&overlay.file, line);
+    let wanted = |only: &Option<Word>, when: &Option<String>, line: usize| {
+        if only.as_ref().is_some_and(|only| only != release) {
+            return Ok(false);
+        }
+        Templates::holds(when.as_deref(), context).map_err(|error| at(Error::new(error.cause()), line))
+    };
     let mut files = FileSet::new();
-    for entry in overlay.overlay.files.iter().filter(|entry| entry.scope == scope && here(&entry.release)) {
+    let mut with_secrets = String::new();
+    for entry in overlay.overlay.files.iter().filter(|entry| entry.scope == scope) {
         let line = overlay.line(entry.path.span());
+        if !wanted(&entry.release, &entry.when, line)? {
+            continue;
+        }
         let bytes = content(overlay, entry, &templates, context).map_err(|error| at(error, line))?;
         let (uid, gid) = accounts.numbers(&entry.owner).map_err(|error| at(error, line))?;
+        let path = entry.path.get_ref();
+        let references = secrets::references(&bytes);
+        if !references.is_empty() {
+            secrets::check(path, entry.mode.0, &references, declared).map_err(|error| at(error, line))?;
+            with_secrets.push_str(&format!("{path}\n"));
+        }
         let file = File { kind: FileKind::Regular(bytes), uid, gid, mode: entry.mode.0, overrides: entry.overrides, line };
-        files.insert(entry.path.get_ref().clone(), file);
+        if files.insert(path.clone(), file).is_some() {
+            return Err(at(Error::new(format!("the conditions of two entries of {path} hold at once")), line)
+                .next("make one the opposite of the other: when = \"not …\""));
+        }
     }
     if scope == Scope::Node {
         return Ok(files);
     }
-    for entry in overlay.overlay.links.iter().filter(|entry| here(&entry.release)) {
+    for entry in &overlay.overlay.links {
         let line = overlay.line(entry.path.span());
+        if !wanted(&entry.release, &entry.when, line)? {
+            continue;
+        }
         let target = Templates::render_text(&entry.target, context).map_err(|error| at(Error::new(error.cause()), line))?;
         files.insert(entry.path.get_ref().clone(), File { overrides: entry.overrides, line, ..link(target) });
     }
-    for entry in overlay.overlay.directories.iter().filter(|entry| here(&entry.release)) {
+    for entry in &overlay.overlay.directories {
         let line = overlay.line(entry.path.span());
+        if !wanted(&entry.release, &entry.when, line)? {
+            continue;
+        }
         let (uid, gid) = accounts.numbers(&entry.owner).map_err(|error| at(error, line))?;
         let file = File { kind: FileKind::Directory, uid, gid, mode: entry.mode.0, overrides: true, line };
         files.insert(entry.path.get_ref().clone(), file);
     }
-    implied(overlay, &mut files)?;
+    if !with_secrets.is_empty() {
+        files.insert(format!("{}/{}", secrets::LISTS, overlay.name).parse()?, regular(with_secrets));
+    }
+    let mut units = overlay.overlay.units.clone();
+    for entry in &overlay.overlay.unit {
+        if wanted(&entry.release, &entry.when, overlay.line(entry.name.span()))? {
+            match entry.action {
+                UnitAction::Enable => units.enable.push(entry.name.get_ref().clone()),
+                UnitAction::Mask => units.mask.push(entry.name.get_ref().clone()),
+            }
+            if let Some(target) = &entry.wanted_by {
+                units.wanted_by.insert(entry.name.get_ref().clone(), target.clone());
+            }
+        }
+    }
+    implied(overlay, &units, &mut files)?;
     Ok(files)
 }
 
@@ -165,22 +206,22 @@ fn content(
     })
 }
 
-/// What the overlay's `units`, `sysctl` and `modules` tables mean as files.
-fn implied(overlay: &LoadedOverlay, files: &mut FileSet) -> Result<()> {
+/// What the overlay's units, and its `sysctl` and `modules` tables mean as files.
+fn implied(overlay: &LoadedOverlay, units: &Units, files: &mut FileSet) -> Result<()> {
     let written = &overlay.overlay;
     let mut add = |path: String, file: File| -> Result<()> {
         let path: RelPath = path.parse()?;
         files.entry(path).or_insert(file);
         Ok(())
     };
-    for unit in &written.units.enable {
-        let target = match written.units.wanted_by.get(unit) {
+    for unit in &units.enable {
+        let target = match units.wanted_by.get(unit) {
             Some(target) => target.as_str(),
             None => usual_target(unit),
         };
         add(format!("etc/systemd/system/{target}.wants/{unit}"), link(format!("/usr/lib/systemd/system/{}", template_of(unit))))?;
     }
-    for unit in &written.units.mask {
+    for unit in &units.mask {
         add(format!("etc/systemd/system/{unit}"), link("/dev/null".to_string()))?;
     }
     if !written.sysctl.is_empty() {

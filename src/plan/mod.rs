@@ -14,9 +14,11 @@
 
 pub mod context;
 pub mod files;
+mod ports;
 pub mod render;
 mod requested;
 mod role;
+pub mod secrets;
 
 pub use requested::requested;
 pub use role::{Inputs, NodePlan, OverlayStep, PlannedState, RolePlan, plan_node, plan_role};

@@ -7,7 +7,7 @@ use crate::base::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const LANGUAGE: &str = "correct it; what templates can say is in https://keats.github.io/tera/docs";
 
@@ -30,8 +30,9 @@ impl<'a> Templates<'a> {
         tera.register_function("get_env", |_: &HashMap<String, tera::Value>| -> tera::Result<tera::Value> {
             Err(tera::Error::msg("a template cannot read the environment"))
         });
+        tera.register_function("secret", secret);
         for (name, text) in texts {
-            tera.add_raw_template(name, text).map_err(|error| syntax(&error, &folder.join(name)))?;
+            tera.add_raw_template(name, text).map_err(|error| syntax(&error, &file_of(folder, name)))?;
         }
         Ok(Self { tera, texts, folder })
     }
@@ -41,16 +42,49 @@ impl<'a> Templates<'a> {
     /// # Errors
     /// An unknown name, or a value that a filter or test refuses; with the template's line.
     pub fn render(&self, name: &str, context: &Map<String, Value>) -> Result<String> {
-        let file = self.folder.join(name);
-        let Some(text) = self.texts.get(name) else {
+        let file = file_of(self.folder, name);
+        if !self.texts.contains_key(name) {
             let known: Vec<&str> = self.texts.keys().map(String::as_str).collect();
             return Err(
                 Error::new(format!("there is no template {}", file.display())).next(format!("use one of: {}", known.join(", ")))
             );
-        };
+        }
         let values =
             tera::Context::from_value(Value::Object(context.clone())).map_err(|error| Error::new(error).at(&file, None))?;
-        self.tera.render(name, &values).map_err(|error| explain(&error, &file, text, context))
+        self.tera.render(name, &values).map_err(|error| self.explain(&error, name, context))
+    }
+
+    fn explain(&self, error: &tera::Error, name: &str, context: &Map<String, Value>) -> Error {
+        let message = innermost(error);
+        // What the template itself does not say, one that it includes does.
+        let place = |word: &str| {
+            let shared = self.texts.iter().filter(|(name, _)| name.starts_with(SHARED));
+            let places = self.texts.get_key_value(name).into_iter().chain(shared);
+            let found = places.filter_map(|(name, text)| Some((file_of(self.folder, name), line_of(text, word)?))).next();
+            found.map_or_else(|| (file_of(self.folder, name), None), |(file, line)| (file, Some(line)))
+        };
+        let Some(missing) = message.strip_prefix("Variable `").and_then(|rest| rest.split('`').next()) else {
+            let (file, line) = quoted(&message).map_or_else(|| (file_of(self.folder, name), None), place);
+            return Error::new(message).at(file, line).next(LANGUAGE);
+        };
+        let hint = if missing.split('.').next() == Some("node") && !context.contains_key("node") {
+            "give the file scope = \"node\" in overlay.toml; only then a template sees `node`".to_string()
+        } else {
+            format!("use one of: {}", known_names(missing, context).join(", "))
+        };
+        let (file, line) = place(missing);
+        Error::new(format!("there is no `{missing}`")).at(file, line).next(hint)
+    }
+
+    /// Whether a condition holds: a tera expression such as `option.tls and role == "controller"`.
+    ///
+    /// # Errors
+    /// As [`Self::render`]; the caller adds the place.
+    pub fn holds(condition: Option<&str>, context: &Map<String, Value>) -> Result<bool> {
+        match condition {
+            None => Ok(true),
+            Some(condition) => Ok(Self::render_text(&format!("{{% if {condition} %}}{{{{ 1 }}}}{{% endif %}}"), context)? == "1"),
+        }
     }
 
     /// Renders a short text that is no file, such as a link's target.
@@ -58,11 +92,29 @@ impl<'a> Templates<'a> {
     /// # Errors
     /// As [`Self::render`]; the caller adds the place.
     pub fn render_text(text: &str, context: &Map<String, Value>) -> Result<String> {
-        if !text.contains("{{") {
+        if !text.contains("{{") && !text.contains("{%") {
             return Ok(text.to_string());
         }
         let texts = BTreeMap::from([("text".to_string(), text.to_string())]);
         Templates::parse(&texts, Path::new(""))?.render("text", context)
+    }
+}
+
+/// `secret(name="…", field="…")`: the placeholder. Whether there is such a secret is checked on the finished file.
+fn secret(arguments: &HashMap<String, tera::Value>) -> tera::Result<tera::Value> {
+    let text = |name: &str| arguments.get(name).and_then(tera::Value::as_str);
+    let name = text("name").ok_or_else(|| tera::Error::msg("`secret` wants a name: secret(name=\"…\")"))?;
+    Ok(super::secrets::placeholder(name, text("field").unwrap_or("value")).into())
+}
+
+/// Templates that every overlay has lie in `recipes/templates/` and are included as `shared/NAME`.
+const SHARED: &str = "shared/";
+
+/// The file of a template, for messages. `folder` is `overlays/NAME/templates`.
+fn file_of(folder: &Path, name: &str) -> PathBuf {
+    match (name.strip_prefix(SHARED), folder.ancestors().nth(3)) {
+        (Some(shared), Some(root)) => root.join("recipes/templates").join(shared),
+        _ => folder.join(name),
     }
 }
 
@@ -86,21 +138,6 @@ fn syntax(error: &tera::Error, file: &Path) -> Error {
         .and_then(|line| line.trim().parse::<usize>().ok());
     let cause = message.lines().last().unwrap_or_default().trim().trim_start_matches("= ").to_string();
     Error::new(format!("this is no valid template: {cause}")).at(file, line).next(LANGUAGE)
-}
-
-fn explain(error: &tera::Error, file: &Path, text: &str, context: &Map<String, Value>) -> Error {
-    let message = innermost(error);
-    let Some(name) = message.strip_prefix("Variable `").and_then(|rest| rest.split('`').next()) else {
-        let line = quoted(&message).and_then(|word| line_of(text, word));
-        return Error::new(message).at(file, line).next(LANGUAGE);
-    };
-    let known = known_names(name, context);
-    let hint = if name.split('.').next() == Some("node") && !context.contains_key("node") {
-        "give the file scope = \"node\" in overlay.toml; only then a template sees `node`".to_string()
-    } else {
-        format!("use one of: {}", known.join(", "))
-    };
-    Error::new(format!("there is no `{name}`")).at(file, line_of(text, name)).next(hint)
 }
 
 /// The names beside the one that is missing: those of the deepest table that exists.

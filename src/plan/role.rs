@@ -2,13 +2,15 @@
 
 use super::context;
 use super::files::{self, Accounts, FileSet};
-use super::{Key, Locked, Package, version};
+use super::render::Templates;
+use super::secrets::Secrets;
+use super::{Key, Locked, Package, ports, version};
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::{Role, Word};
 use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
-use crate::model::overlay::{Scope, StateClass};
+use crate::model::overlay::{Parameters, Scope, StateClass, StateEntry};
 use crate::model::recipe::Recipe;
 use crate::model::release::{Release, User};
 use crate::model::site::{Node, Site};
@@ -35,6 +37,10 @@ pub struct Inputs<'a> {
     pub release_name: &'a Word,
     /// The release.
     pub release: &'a Release,
+    /// The values of the site's options.
+    pub options: &'a Parameters,
+    /// The secrets that any overlay of the site declares.
+    pub secrets: &'a Secrets,
 }
 
 /// Every choice made: the steps of a role's image.
@@ -111,11 +117,12 @@ pub struct NodePlan {
 /// A template, a parameter, an owner, or two overlays that write the same path; with file and line.
 pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
     let accounts = Accounts::new(inputs.release, inputs.overlays)?;
-    let context = context::of_role(inputs.site, inputs.role, inputs.release_name);
+    let context = context(inputs)?;
     let mut rendered = Vec::new();
     for overlay in inputs.overlays {
         let context = with_parameters(&context, overlay, inputs)?;
-        rendered.push((overlay, files::of_overlay(overlay, Scope::Role, inputs.release_name, &accounts, &context)?));
+        let files = files::of_overlay(overlay, Scope::Role, inputs.release_name, &accounts, inputs.secrets, &context)?;
+        rendered.push((overlay, files));
     }
     let shown: Vec<(&LoadedOverlay, &FileSet)> = rendered.iter().map(|(overlay, files)| (*overlay, files)).collect();
     files::no_clash(&shown)?;
@@ -170,7 +177,7 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
         packages,
         overlays,
         boot,
-        state: state(inputs, &accounts)?,
+        state: state(inputs, &accounts, &context)?,
         command_line: inputs.release.initrd.command_line.join(" "),
         modules,
         locked,
@@ -183,13 +190,15 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
 /// As [`plan_role`].
 pub fn plan_node(inputs: &Inputs<'_>, locked: &Locked, node: &Node) -> Result<NodePlan> {
     let accounts = Accounts::new(inputs.release, inputs.overlays)?;
-    let mut context = context::of_role(inputs.site, inputs.role, inputs.release_name);
+    let mut context = context(inputs)?;
     context.insert("node".to_string(), context::of_node(inputs.site, node));
     let mut merged = FileSet::new();
     let mut owners: BTreeMap<RelPath, &Word> = BTreeMap::new();
     for overlay in inputs.overlays {
         let context = with_parameters(&context, overlay, inputs)?;
-        for (path, file) in files::of_overlay(overlay, Scope::Node, inputs.release_name, &accounts, &context)? {
+        for (path, file) in
+            files::of_overlay(overlay, Scope::Node, inputs.release_name, &accounts, inputs.secrets, &context)?
+        {
             if let Some(first) = owners.insert(path.clone(), &overlay.name)
                 && !file.overrides
             {
@@ -228,6 +237,15 @@ impl RolePlan {
     }
 }
 
+/// What every template of the role sees.
+fn context(inputs: &Inputs<'_>) -> Result<Map<String, Value>> {
+    let mut context = context::of_role(inputs.site, inputs.role, inputs.release_name, inputs.options);
+    let ports = ports::of_role(inputs, |overlay| with_parameters(&context, overlay, inputs))?;
+    let ports = serde_json::to_value(ports).map_err(|error| Error::new(error).doing("reading ports"))?;
+    context.insert("ports".to_string(), ports);
+    Ok(context)
+}
+
 fn with_parameters(context: &Map<String, Value>, overlay: &LoadedOverlay, inputs: &Inputs<'_>) -> Result<Map<String, Value>> {
     let values = context::parameters(overlay, inputs.recipe, inputs.recipe_file, inputs.site, inputs.site_file)?;
     let mut context = context.clone();
@@ -247,13 +265,17 @@ fn files_key(step: &str, files: &FileSet, epoch: i64, tools: &Key) -> Key {
     files.iter().fold(key, |key, (path, file)| key.with(path.to_string(), file.identity()))
 }
 
-fn state(inputs: &Inputs<'_>, accounts: &Accounts) -> Result<Vec<PlannedState>> {
+fn state(inputs: &Inputs<'_>, accounts: &Accounts, context: &Map<String, Value>) -> Result<Vec<PlannedState>> {
     let mut paths: BTreeMap<RelPath, PlannedState> = BTreeMap::new();
     for overlay in inputs.overlays {
-        for entry in
-            overlay.overlay.state.iter().filter(|entry| entry.release.as_ref().is_none_or(|only| only == inputs.release_name))
-        {
+        let here = |entry: &&StateEntry| entry.release.as_ref().is_none_or(|only| only == inputs.release_name);
+        for entry in overlay.overlay.state.iter().filter(here) {
             let line = overlay.line(entry.path.span());
+            if !Templates::holds(entry.when.as_deref(), &with_parameters(context, overlay, inputs)?)
+                .map_err(|error| Error::new(error.cause()).at(&overlay.file, line))?
+            {
+                continue;
+            }
             let path = entry.path.get_ref().clone();
             let at = |error: Error| error.at(&overlay.file, line);
             let (uid, gid) = accounts.numbers(&entry.owner).map_err(at)?;

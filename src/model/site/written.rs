@@ -1,0 +1,92 @@
+//! The file as written: every value still knows where it stands.
+
+use super::{DiskHint, Parameters, Role, Word};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use toml::Spanned;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) site: SiteTable,
+    #[serde(default)]
+    pub(super) options: BTreeMap<Word, toml::Value>,
+    #[serde(default)]
+    pub(super) hardware: BTreeMap<Role, Hardware>,
+    pub(super) network: Networks,
+    #[serde(default)]
+    pub(super) dns: Servers,
+    #[serde(default)]
+    pub(super) ntp: Servers,
+    #[serde(default)]
+    pub(super) ssh: Ssh,
+    #[serde(default)]
+    pub(super) mirror: BTreeMap<Word, Spanned<String>>,
+    #[serde(default)]
+    pub(super) snapshot: BTreeMap<Word, Spanned<String>>,
+    #[serde(default)]
+    pub(super) parameters: BTreeMap<Word, Parameters>,
+    #[serde(default)]
+    pub(super) node: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SiteTable {
+    pub(super) name: Word,
+    pub(super) release: Word,
+    pub(super) region: String,
+    pub(super) time_zone: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Networks {
+    pub(super) management: Network,
+    pub(super) external: Network,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Network {
+    pub(super) subnet: Spanned<String>,
+    pub(super) vip: Option<Spanned<String>>,
+    pub(super) gateway: Option<Spanned<String>>,
+    pub(super) mtu: Option<Spanned<u16>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Servers {
+    #[serde(default)]
+    pub(super) servers: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ssh {
+    #[serde(default)]
+    pub(super) authorized_keys: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Node {
+    pub(super) name: Spanned<String>,
+    pub(super) role: Spanned<Role>,
+    pub(super) management: Spanned<String>,
+    pub(super) external: Option<Spanned<String>>,
+    pub(super) mac: Option<Spanned<String>>,
+    pub(super) external_mac: Option<Spanned<String>>,
+    pub(super) serial: Option<Spanned<String>>,
+    pub(super) disk: Option<DiskHint>,
+    pub(super) memory: Option<Spanned<String>>,
+    pub(super) cores: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hardware {
+    pub(super) memory: Option<Spanned<String>>,
+    pub(super) cores: Option<Spanned<u32>>,
+}
