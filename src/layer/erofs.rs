@@ -48,7 +48,7 @@ impl Tools<'_> {
         let mut command: Vec<String> =
             ["mkfs.erofs", "--quiet", "-x1", "--preserve-mtime", "--mkfs-time"].map(str::to_string).into();
         command.push(format!("-T{epoch}"));
-        command.push(format!("-U{}", uuid(id)));
+        command.push(format!("-U{}", uuid_text(id)));
         if !label.is_empty() {
             command.push(format!("-L{label}"));
         }
@@ -91,10 +91,15 @@ impl Tools<'_> {
 }
 
 /// A UUID (version 8, RFC 9562: vendor-made) from a digest's first bytes.
-fn uuid(id: &Digest) -> String {
+pub(super) fn uuid(id: &Digest) -> [u8; 16] {
     let mut bytes: [u8; 16] = std::array::from_fn(|index| id.bytes()[index]);
     bytes[6] = (bytes[6] & 0x0f) | 0x80;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes
+}
+
+/// The same as people and programs write it.
+pub(super) fn uuid_text(id: &Digest) -> String {
+    let hex: String = uuid(id).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}-{}-{}-{}", &hex[0..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
 }
