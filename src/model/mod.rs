@@ -69,35 +69,51 @@ impl Source<'_> {
     pub fn lines(&self) -> Lines {
         let mut lines = Lines::default();
         if let Ok(table) = DeTable::parse(self.text) {
-            self.note(table.get_ref(), &mut Vec::new(), &mut lines);
+            note(table.get_ref(), &Newlines::of(self.text), &mut Vec::new(), &mut lines);
         }
         lines
-    }
-
-    fn note(&self, table: &DeTable<'_>, path: &mut Vec<String>, lines: &mut Lines) {
-        for (key, value) in table {
-            path.push(key.get_ref().to_string());
-            lines.0.insert(path.clone(), self.line(&key.span()));
-            match value.get_ref() {
-                DeValue::Table(inner) => self.note(inner, path, lines),
-                DeValue::Array(array) => {
-                    for (index, item) in array.iter().enumerate() {
-                        if let DeValue::Table(inner) = item.get_ref() {
-                            path.push(index.to_string());
-                            self.note(inner, path, lines);
-                            path.pop();
-                        }
-                    }
-                }
-                _ => {}
-            }
-            path.pop();
-        }
     }
 
     /// An error about the value at `span`.
     pub fn error(&self, span: &Range<usize>, cause: impl std::fmt::Display) -> Error {
         Error::new(cause).at(self.file, self.line(span))
+    }
+}
+
+fn note(table: &DeTable<'_>, newlines: &Newlines, path: &mut Vec<String>, lines: &mut Lines) {
+    for (key, value) in table {
+        path.push(key.get_ref().to_string());
+        lines.0.insert(path.clone(), newlines.line(&key.span()));
+        match value.get_ref() {
+            DeValue::Table(inner) => note(inner, newlines, path, lines),
+            DeValue::Array(array) => {
+                for (index, item) in array.iter().enumerate() {
+                    if let DeValue::Table(inner) = item.get_ref() {
+                        path.push(index.to_string());
+                        note(inner, newlines, path, lines);
+                        path.pop();
+                    }
+                }
+            }
+            _ => {}
+        }
+        path.pop();
+    }
+}
+
+/// Where the lines of a text end: for whoever asks for the line of every value, which [`Source::line`] would answer by
+/// reading the text again each time.
+#[derive(Default)]
+struct Newlines(Vec<usize>);
+
+impl Newlines {
+    fn of(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+    }
+
+    /// The line (from 1) in which a span begins.
+    fn line(&self, span: &Range<usize>) -> usize {
+        1 + self.0.partition_point(|newline| *newline < span.start)
     }
 }
 

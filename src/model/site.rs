@@ -1,7 +1,7 @@
 //! `site.toml`: one deployment. Nodes, addresses, networks, parameters.
 
 use super::overlay::Parameters;
-use super::{Lines, Source};
+use super::{Lines, Newlines, Source};
 use crate::base::error::{Error, Result};
 use crate::base::name::{NodeName, Role, Word};
 use serde::{Deserialize, Serialize};
@@ -270,7 +270,7 @@ fn network(source: &Source<'_>, written: &written::Network) -> Result<(usize, Ne
 }
 
 fn nodes(source: &Source<'_>, file: &written::File, management: &Network, external: &Network) -> Result<Vec<Node>> {
-    let mut used = Used::default();
+    let mut used = Used { newlines: Newlines::of(source.text), ..Used::default() };
     for (what, address) in [
         ("the management VIP", management.vip),
         ("the external VIP", external.vip),
@@ -306,19 +306,23 @@ fn hardware(source: &Source<'_>, file: &written::File, node: &written::Node) -> 
         Some(written) => {
             let text = written.get_ref();
             let number = |unit: char, mib: u64| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(mib);
-            number('G', 1 << 10).or_else(|| number('M', 1)).or_else(|| number('T', 1 << 20)).filter(|mib| *mib >= 1024).ok_or_else(
-                || {
+            number('G', 1 << 10)
+                .or_else(|| number('M', 1))
+                .or_else(|| number('T', 1 << 20))
+                .filter(|mib| *mib >= 1024)
+                .ok_or_else(|| {
                     source
                         .error(&written.span(), format!("`{text}` is no amount of memory for a node"))
                         .next("write a whole number and its unit, at least \"1G\", such as \"64G\"")
-                },
-            )?
+                })?
         }
         None => 8192,
     };
     let cores = match node.cores.as_ref().or_else(|| role?.cores.as_ref()) {
         Some(written) if !(1..=1024).contains(written.get_ref()) => {
-            return Err(source.error(&written.span(), format!("a node cannot have {} cores", written.get_ref())).next("write 1 to 1024"));
+            return Err(source
+                .error(&written.span(), format!("a node cannot have {} cores", written.get_ref()))
+                .next("write 1 to 1024"));
         }
         Some(written) => *written.get_ref(),
         None => 8,
@@ -329,6 +333,7 @@ fn hardware(source: &Source<'_>, file: &written::File, node: &written::Node) -> 
 /// What earlier nodes have taken, with the words for it.
 #[derive(Default)]
 struct Used {
+    newlines: Newlines,
     names: BTreeMap<String, usize>,
     addresses: BTreeMap<Ipv4Addr, String>,
     macs: BTreeMap<String, String>,
@@ -337,7 +342,7 @@ struct Used {
 impl Used {
     fn node(&mut self, source: &Source<'_>, written: &written::Node, management: &Network, external: &Network) -> Result<Node> {
         let span = written.name.span();
-        let line = source.line(&span);
+        let line = self.newlines.line(&span);
         let name: NodeName = written.name.get_ref().parse().map_err(|error: Error| error.at(source.file, line))?;
         if let Some(first) = self.names.insert(name.to_string(), line) {
             return Err(source
@@ -376,7 +381,7 @@ impl Used {
                 .error(&value.span(), format!("{name}'s {which} address {address} is outside {}", network.subnet))
                 .next(format!("use a host address of {}", network.subnet)));
         }
-        let owner = format!("{name} ({which}, line {})", source.line(&value.span()));
+        let owner = format!("{name} ({which}, line {})", self.newlines.line(&value.span()));
         if let Some(first) = self.addresses.insert(address, owner) {
             return Err(source
                 .error(&value.span(), format!("{name}'s {which} address {address} is already used by {first}"))
