@@ -88,6 +88,56 @@ pub fn persist(file: tempfile::NamedTempFile, path: &Path, mode: u32) -> Result<
     Ok(())
 }
 
+/// Files that appear in a folder together: they are written beside their places, synced at once, then renamed. One that is
+/// dropped leaves nothing.
+pub struct Batch {
+    folder: PathBuf,
+    new: tempfile::TempDir,
+}
+
+impl Batch {
+    /// A batch for a folder, which is made if needed.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn new(folder: &Path) -> Result<Self> {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        create_dir_all(folder)?;
+        let new = tempfile::Builder::new().prefix(".new-").tempdir_in(folder);
+        let new = new.doing(|| format!("creating a temporary folder in {}", folder.display()))?;
+        Ok(Self { folder: folder.to_path_buf(), new })
+    }
+
+    /// Adds a file of `size` bytes with this mode: `bytes`, and a hole behind them.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn write(&self, name: &str, bytes: &[u8], size: u64, mode: u32) -> Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let write = || {
+            let new = self.new.path().join(name);
+            let mut file = File::options().write(true).create_new(true).mode(mode).open(new)?;
+            file.write_all(bytes)?;
+            file.set_len(size)
+        };
+        write().doing(|| format!("writing {}", self.folder.join(name).display()))
+    }
+
+    /// Puts the files into their places, over older ones.
+    ///
+    /// # Errors
+    /// Names the folder or the file; each place then has its old file or the new one, whole.
+    pub fn publish(self) -> Result<()> {
+        // One sync of the filesystem: thousands of files' own would each wait for the disk.
+        rustix::fs::syncfs(open(&self.folder)?).doing(|| format!("writing to {}", self.folder.display()))?;
+        for new in sorted_dir(self.new.path())? {
+            let place = self.folder.join(new.file_name().unwrap_or_default());
+            fs::rename(&new, &place).doing(|| format!("writing {}", place.display()))?;
+        }
+        Ok(())
+    }
+}
+
 /// The entries of a directory, sorted by name; empty when it does not exist.
 ///
 /// # Errors

@@ -59,14 +59,14 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let folder = options.keep.clone().unwrap_or_else(|| temporary.path().to_path_buf());
     let folder = std::path::absolute(&folder).doing(|| format!("finding {}", folder.display()))?;
     fs::create_dir_all(&folder)?;
-    let seed = match node {
-        Some(node) => Some(seed(global, node.name.as_str(), &folder)?),
-        None => None,
-    };
+    let seed = folder.join("seed.img");
+    if let Some(node) = node {
+        super::seed::write_to(&session, &session.release_lock()?, node, Some(&seed))?;
+    }
     let kernel = store.path(&image.kernel.digest);
     let spec = Spec {
         disk,
-        seed,
+        seed: node.is_some().then_some(seed),
         firmware: if options.bios { Firmware::Bios } else { Firmware::Uefi },
         memory: options.memory,
         cpus: 2,
@@ -79,26 +79,6 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     } else {
         interactive(&session, &spec, node, &folder)
     }
-}
-
-/// Seeds are written by a process of their own, because writing one leaves the host's mount namespace.
-fn seed(global: &Global, node: &str, folder: &std::path::Path) -> Result<PathBuf> {
-    let file = folder.join("seed.img");
-    let own = std::env::current_exe().doing(|| "finding this program's own file")?;
-    let mut tool = Tool::new(own).arg("seed").arg(node).arg("--file").arg(&file).arg("-C").arg(&global.project);
-    for (option, value) in [("--site", &global.site), ("--store", &global.store), ("--out", &global.out)] {
-        if let Some(value) = value {
-            tool = tool.arg(option).arg(value);
-        }
-    }
-    if let Some(release) = &global.release {
-        tool = tool.arg("--release").arg(release.as_str());
-    }
-    if global.offline {
-        tool = tool.arg("--offline");
-    }
-    tool.run()?;
-    Ok(file)
 }
 
 fn check(

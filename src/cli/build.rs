@@ -87,7 +87,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         results.push(json_of(&session, &built, &steps, begin.elapsed().as_secs_f64()));
     }
     if let Some(node) = node {
-        super::seed::write(&session, &lock, &store, &write_lock, node, None)?;
+        super::seed::write_to(&session, &lock, node, None)?;
     }
     if global.json {
         return print_json(&if results.len() == 1 { results.remove(0) } else { Value::Array(results) });

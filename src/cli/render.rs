@@ -5,8 +5,8 @@ use super::{Global, print_json};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::plan::Locked;
 use crate::plan::files::{FileKind, FileSet};
-use crate::plan::{self, Locked};
 use clap::Args;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
@@ -53,15 +53,14 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 /// The files of the role's overlays in order, then the node's own.
 pub(super) fn node_files(session: &Session, name: &str) -> Result<FileSet> {
     let node = session.site.node(name)?;
-    let inputs = session.role(node.role)?;
-    let inputs = session.inputs(inputs);
-    let role = plan::plan_role(&inputs, Locked::default())?;
-    let own = plan::plan_node(&inputs, &Locked::default(), node)?;
+    let mut planner = session.planner(session.role(node.role)?)?;
+    let role = planner.role(Locked::default())?;
+    let own = planner.nodes().plan(node)?;
     let mut files = FileSet::new();
     for step in role.overlays {
         files.extend(step.files);
     }
-    files.extend(own.files);
+    files.extend(own);
     Ok(files)
 }
 

@@ -1,70 +1,107 @@
-//! `ostack-image seed`: the small volume that makes a role's image one node.
+//! `ostack-image seed`: the small volumes that make a role's image one node each.
 
 use super::report::Steps;
 use super::session::{Session, locked};
-use super::{Global, fetch, print_json};
-use crate::base::digest::Digest;
+use super::{Global, print_json};
 use crate::base::error::{Error, Result};
+use crate::base::fs::Batch;
+use crate::base::name::Role;
 use crate::deploy::seed;
-use crate::image::build::tools;
-use crate::layer::scratch;
+use crate::image::build::Watch;
 use crate::lock::ReleaseLock;
 use crate::model::site::Node;
-use crate::plan::{self, Package};
-use crate::store::{Store, WriteLock};
 use clap::Args;
-use serde_json::json;
-use std::path::PathBuf;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 #[derive(Args)]
 pub(super) struct Options {
-    /// Node whose seed to write
-    node: String,
-    /// File to write; by default NODE.seed.img in the output folder
-    #[arg(long, value_name = "FILE")]
+    /// Nodes whose seeds to write
+    #[arg(value_name = "NODE", required_unless_present = "all")]
+    nodes: Vec<String>,
+    /// Write the seeds of all nodes of the site
+    #[arg(long, conflicts_with = "nodes")]
+    all: bool,
+    /// File to write, for one node; by default NODE.seed.img in the output folder
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
     file: Option<PathBuf>,
+}
+
+/// A seed that was written.
+#[derive(Serialize)]
+struct Written {
+    node: String,
+    path: PathBuf,
+    size: u64,
 }
 
 pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let session = Session::open(global)?;
     session.warn();
     let lock = session.release_lock()?;
-    let node = session.site.node(&options.node)?;
-    let files = session.role(node.role)?;
-    plan::plan_node(&session.inputs(files), &locked(&lock, files)?, node)?;
-    let store = session.store()?;
-    scratch::leave_host_mounts()?;
-    let write_lock = store.lock()?;
-    let wanted = locked(&lock, files)?.tools;
-    let role_plan = session.plan(files, &lock)?;
-    if !store.tools(&role_plan.tools.digest()).exists() {
-        fetch::packages(&session, &store, &lock, &wanted.iter().collect::<Vec<&Package>>(), global.offline, false)?;
+    let mut nodes: Vec<&Node> = Vec::new();
+    for name in &options.nodes {
+        let node = session.site.node(name)?;
+        if !nodes.iter().any(|one| one.name == node.name) {
+            nodes.push(node);
+        }
     }
-    let (path, digest, size) = write(&session, &lock, &store, &write_lock, node, options.file.clone())?;
+    if options.all {
+        nodes.extend(&session.site.nodes);
+    }
+    let written = write(&session, &lock, &nodes, options.file.as_deref(), &Steps::new(global.verbose))?;
     if global.json {
-        return print_json(&json!({ "node": node.name, "path": path, "digest": digest, "size": size }));
+        return match &written[..] {
+            [one] if !options.all => print_json(one),
+            several => print_json(&several),
+        };
     }
-    println!("{}  {:.1} MB  {digest}", path.display(), size as f64 / 1e6);
+    for one in &written {
+        println!("{}  {:.1} MB", one.path.display(), one.size as f64 / 1e6);
+    }
     Ok(())
 }
 
-/// Writes a node's seed; the tools' packages must be in the store.
-pub(super) fn write(
-    session: &Session,
-    lock: &ReleaseLock,
-    store: &Store,
-    write_lock: &WriteLock,
-    node: &Node,
-    file: Option<PathBuf>,
-) -> Result<(PathBuf, Digest, u64)> {
-    let files = session.role(node.role)?;
-    let locked = locked(lock, files)?;
-    let epoch = locked.epoch;
-    let node_plan = plan::plan_node(&session.inputs(files), &locked, node)?;
-    let role_plan = session.plan(files, lock)?;
-    let tools = tools(store, write_lock, &role_plan, &Steps::default())?;
-    let path = file.unwrap_or_else(|| session.out.join(format!("{}.seed.img", node.name)));
-    let (digest, size) = seed::write(&node_plan, &session.site, node, epoch, &tools, &store.scratch(), &path)
-        .map_err(|error: Error| error.doing(format!("writing the seed of {}", node.name)))?;
-    Ok((path, digest, size))
+/// Writes the seed of one node to `file`.
+pub(super) fn write_to(session: &Session, lock: &ReleaseLock, node: &Node, file: Option<&Path>) -> Result<()> {
+    write(session, lock, &[node], file, &Steps::default()).map(|_| ())
+}
+
+/// Writes nodes' seeds: all of them, or none.
+fn write(session: &Session, lock: &ReleaseLock, nodes: &[&Node], file: Option<&Path>, steps: &Steps) -> Result<Vec<Written>> {
+    let (folder, name) = match file {
+        Some(file) if nodes.len() != 1 => {
+            return Err(Error::new(format!("{} is one file, and these are {} nodes", file.display(), nodes.len()))
+                .next("leave --file out, and name the folder with --out DIR"));
+        }
+        Some(file) => {
+            let name = file.file_name().ok_or_else(|| Error::new(format!("{} is no file's name", file.display())))?;
+            (file.parent().unwrap_or(Path::new("")), Some(name.to_string_lossy().into_owned()))
+        }
+        None => (session.out.as_path(), None),
+    };
+    let batch = Batch::new(folder)?;
+    let mut written = Vec::with_capacity(nodes.len());
+    for role in Role::ALL {
+        let of_role = nodes.iter().filter(|node| node.role == role);
+        let of_role: Vec<(&Node, String)> =
+            of_role.map(|node| (*node, name.clone().unwrap_or_else(|| format!("{}.seed.img", node.name)))).collect();
+        if of_role.is_empty() {
+            continue;
+        }
+        let step = format!("seeds of {role}");
+        steps.begins(&step);
+        let begin = Instant::now();
+        let files = session.role(role)?;
+        let sizes = seed::write(&session.planner(files)?, &session.site, locked(lock, files)?.epoch, &of_role, &batch)?;
+        steps.done(&step, begin.elapsed().as_secs_f64());
+        written.extend(of_role.iter().zip(sizes).map(|((node, name), size)| Written {
+            node: node.name.to_string(),
+            path: folder.join(name),
+            size,
+        }));
+    }
+    batch.publish()?;
+    Ok(written)
 }

@@ -12,7 +12,7 @@ use crate::model::recipe::Recipe;
 use crate::model::release::{Backend, Release};
 use crate::model::site::Site;
 use crate::plan::secrets::Secrets;
-use crate::plan::{self, Inputs, Locked, Package, RolePlan};
+use crate::plan::{self, Inputs, Locked, Package, Planner, RolePlan};
 use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -144,8 +144,9 @@ impl Session {
         Ok(lock)
     }
 
-    pub fn inputs<'a>(&'a self, files: &'a RoleFiles) -> Inputs<'a> {
-        Inputs {
+    /// A role made ready to plan.
+    pub fn planner<'a>(&'a self, files: &'a RoleFiles) -> Result<Planner<'a>> {
+        Planner::new(Inputs {
             site: &self.site,
             site_file: &self.site_file,
             role: files.role,
@@ -156,11 +157,11 @@ impl Session {
             release: &self.release,
             options: &self.options,
             secrets: &self.secrets,
-        }
+        })
     }
 
     pub fn plan(&self, files: &RoleFiles, lock: &ReleaseLock) -> Result<RolePlan> {
-        plan::plan_role(&self.inputs(files), locked(lock, files)?)
+        self.planner(files)?.role(locked(lock, files)?)
     }
 }
 

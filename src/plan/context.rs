@@ -7,11 +7,57 @@ use crate::model::overlay::Parameters;
 use crate::model::recipe::Recipe;
 use crate::model::site::{Network, Node, Site};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The names of a role's templates: those of the site, the role and the overlay's parameters; with `node` only where a
+/// What templates see, by name.
+///
+/// A context of tera shares nothing with another one, and the lists of a large site's nodes are megabytes: so there is one
+/// for a role, in which `param` is set for one overlay after the other.
+pub struct Values {
+    tera: tera::Context,
+    names: BTreeSet<String>,
+}
+
+impl Values {
+    /// The values of a table.
+    pub fn new(table: Map<String, Value>) -> Self {
+        let names = table.keys().cloned().collect();
+        let tera = tera::Context::from_value(Value::Object(table)).unwrap_or_else(|_| unreachable!("a table is one"));
+        Self { tera, names }
+    }
+
+    /// Adds a value, or replaces it.
+    pub fn set(&mut self, name: &str, value: &Value) {
+        self.names.insert(name.to_string());
+        self.tera.insert(name, value);
+    }
+
+    /// A value.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.tera.get(name)
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// A copy that has only the values whose names are wanted.
+    pub fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let kept = self.names().filter(|name| wanted(name));
+        Self::new(kept.filter_map(|name| Some((name.to_string(), self.get(name)?.clone()))).collect())
+    }
+
+    /// The same as tera takes it.
+    pub fn tera(&self) -> &tera::Context {
+        &self.tera
+    }
+}
+
+/// The values of a role's templates: those of the site and of the role. `param` is the overlay's, `node` only there where a
 /// file is a node's own.
-pub fn of_role(site: &Site, role: Role, release: &Word, options: &Parameters) -> Map<String, Value> {
+pub fn of_role(site: &Site, role: Role, release: &Word, options: &Parameters) -> Values {
     let nodes = |role: Option<Role>| -> Value {
         Role::ALL
             .into_iter()
@@ -34,15 +80,9 @@ pub fn of_role(site: &Site, role: Role, release: &Word, options: &Parameters) ->
         "option": options,
     });
     match value {
-        Value::Object(map) => map,
+        Value::Object(map) => Values::new(map),
         _ => unreachable!("json! made an object"),
     }
-}
-
-/// What a template of this node sees as `node`.
-pub fn of_node(site: &Site, node: &Node) -> Value {
-    let index = site.of_role(node.role).position(|one| one.name == node.name).unwrap_or(0);
-    node_value(node, index + 1)
 }
 
 fn network(network: &Network) -> Value {
@@ -57,7 +97,8 @@ fn network(network: &Network) -> Value {
     })
 }
 
-fn node_value(node: &Node, index: usize) -> Value {
+/// What a template sees of a node; `index` is its place among those of its role, from 1.
+pub fn node_value(node: &Node, index: usize) -> Value {
     json!({
         "name": node.name, "role": node.role, "index": index,
         "management": node.management, "external": node.external,

@@ -1,6 +1,7 @@
 //! An overlay's files as they will lie in its layer, or in a node's seed: rendered, owned, with every link.
 
-use super::render::Templates;
+use super::context::Values;
+use super::render::{Condition, Templates};
 use super::secrets::{self, Secrets};
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
@@ -9,8 +10,8 @@ use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
 use crate::model::overlay::{FileEntry, Owner, Scope, UnitAction, Units};
 use crate::model::release::Release;
-use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Files by path.
 pub type FileSet = BTreeMap<RelPath, File>;
@@ -107,103 +108,164 @@ impl Accounts {
     }
 }
 
-/// The files of one scope of an overlay. `context` must have `node` for [`Scope::Node`].
-///
-/// # Errors
-/// A template, an owner without a number, a missing verbatim file; with file and line.
-pub fn of_overlay(
-    overlay: &LoadedOverlay,
-    scope: Scope,
-    release: &Word,
-    accounts: &Accounts,
-    declared: &Secrets,
-    context: &Map<String, Value>,
-) -> Result<FileSet> {
-    let templates = Templates::parse(&overlay.templates, &overlay.template_folder)?;
-    let at = |error: Error, line: usize| error.at(&overlay.file, line);
-    let wanted = |only: &Option<Word>, when: &Option<String>, line: usize| {
-        if only.as_ref().is_some_and(|only| only != release) {
-            return Ok(false);
-        }
-        Templates::holds(when.as_deref(), context).map_err(|error| at(Error::new(error.cause()), line))
-    };
-    let mut files = FileSet::new();
-    let mut with_secrets = String::new();
-    for entry in overlay.overlay.files.iter().filter(|entry| entry.scope == scope) {
-        let line = overlay.line(entry.path.span());
-        if !wanted(&entry.release, &entry.when, line)? {
-            continue;
-        }
-        let bytes = content(overlay, entry, &templates, context).map_err(|error| at(error, line))?;
-        let (uid, gid) = accounts.numbers(&entry.owner).map_err(|error| at(error, line))?;
-        let path = entry.path.get_ref();
-        let references = secrets::references(&bytes);
-        if !references.is_empty() {
-            secrets::check(path, entry.mode.0, &references, declared).map_err(|error| at(error, line))?;
-            with_secrets.push_str(&format!("{path}\n"));
-        }
-        let file = File { kind: FileKind::Regular(bytes), uid, gid, mode: entry.mode.0, overrides: entry.overrides, line };
-        if files.insert(path.clone(), file).is_some() {
-            return Err(at(Error::new(format!("the conditions of two entries of {path} hold at once")), line)
-                .next("make one the opposite of the other: when = \"not …\""));
-        }
-    }
-    if scope == Scope::Node {
-        return Ok(files);
-    }
-    for entry in &overlay.overlay.links {
-        let line = overlay.line(entry.path.span());
-        if !wanted(&entry.release, &entry.when, line)? {
-            continue;
-        }
-        let target = Templates::render_text(&entry.target, context).map_err(|error| at(Error::new(error.cause()), line))?;
-        files.insert(entry.path.get_ref().clone(), File { overrides: entry.overrides, line, ..link(target) });
-    }
-    for entry in &overlay.overlay.directories {
-        let line = overlay.line(entry.path.span());
-        if !wanted(&entry.release, &entry.when, line)? {
-            continue;
-        }
-        let (uid, gid) = accounts.numbers(&entry.owner).map_err(|error| at(error, line))?;
-        let file = File { kind: FileKind::Directory, uid, gid, mode: entry.mode.0, overrides: true, line };
-        files.insert(entry.path.get_ref().clone(), file);
-    }
-    if !with_secrets.is_empty() {
-        files.insert(format!("{}/{}", secrets::LISTS, overlay.name).parse()?, regular(with_secrets));
-    }
-    let mut units = overlay.overlay.units.clone();
-    for entry in &overlay.overlay.unit {
-        if wanted(&entry.release, &entry.when, overlay.line(entry.name.span()))? {
-            match entry.action {
-                UnitAction::Enable => units.enable.push(entry.name.get_ref().clone()),
-                UnitAction::Mask => units.mask.push(entry.name.get_ref().clone()),
-            }
-            if let Some(target) = &entry.wanted_by {
-                units.wanted_by.insert(entry.name.get_ref().clone(), target.clone());
-            }
-        }
-    }
-    implied(overlay, &units, &mut files)?;
-    Ok(files)
+/// An overlay made ready for a role: its parameters are settled, its templates and conditions parsed.
+pub struct Prepared<'a> {
+    /// The overlay.
+    pub overlay: &'a LoadedOverlay,
+    /// What its templates see as `param`.
+    pub parameters: Value,
+    release: &'a Word,
+    templates: Templates<'a>,
+    /// Those of the release.
+    files: Vec<PreparedFile<'a>>,
 }
 
-fn content(
-    overlay: &LoadedOverlay,
-    entry: &FileEntry,
-    templates: &Templates<'_>,
-    context: &Map<String, Value>,
-) -> Result<Vec<u8>> {
-    if let Some(content) = &entry.content {
-        return Ok(content.as_bytes().to_vec());
+struct PreparedFile<'a> {
+    entry: &'a FileEntry,
+    line: usize,
+    condition: Option<Condition>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Parses what an overlay has for a release.
+    ///
+    /// # Errors
+    /// The syntax of a template or of a file's condition, with file and line.
+    pub fn new(overlay: &'a LoadedOverlay, release: &'a Word, parameters: Value) -> Result<Self> {
+        let prepare = |entry: &'a FileEntry| {
+            let line = overlay.line(entry.path.span());
+            let condition = entry.when.as_deref().map(Condition::parse).transpose();
+            let condition = condition.map_err(|error| Error::new(error.cause()).at(&overlay.file, line))?;
+            Ok(PreparedFile { entry, line, condition })
+        };
+        let here = |entry: &&FileEntry| entry.release.as_ref().is_none_or(|only| only == release);
+        Ok(Self {
+            overlay,
+            parameters,
+            release,
+            templates: Templates::parse(&overlay.templates, &overlay.template_folder)?,
+            files: overlay.overlay.files.iter().filter(here).map(prepare).collect::<Result<_>>()?,
+        })
     }
-    if let Some(name) = &entry.template {
-        return templates.render(name, context).map(String::into_bytes);
+
+    /// The files of one scope. `values` must have `param`, and `node` for [`Scope::Node`].
+    ///
+    /// # Errors
+    /// A template, an owner without a number, a missing verbatim file; with file and line.
+    pub fn files(&self, scope: Scope, accounts: &Accounts, declared: &Secrets, values: &Values) -> Result<FileSet> {
+        let mut files = FileSet::new();
+        let mut with_secrets = String::new();
+        for PreparedFile { entry, line, condition } in self.files.iter().filter(|file| file.entry.scope == scope) {
+            let line = *line;
+            let at = |error: Error| error.at(&self.overlay.file, line);
+            if let Some(condition) = condition
+                && !condition.holds(values).map_err(|error| at(Error::new(error.cause())))?
+            {
+                continue;
+            }
+            let bytes = self.content(entry, values).map_err(at)?;
+            let (uid, gid) = accounts.numbers(&entry.owner).map_err(at)?;
+            let path = entry.path.get_ref();
+            let references = secrets::references(&bytes);
+            if !references.is_empty() {
+                secrets::check(path, entry.mode.0, &references, declared).map_err(at)?;
+                with_secrets.push_str(&format!("{path}\n"));
+            }
+            let file = File { kind: FileKind::Regular(bytes), uid, gid, mode: entry.mode.0, overrides: entry.overrides, line };
+            if files.insert(path.clone(), file).is_some() {
+                return Err(at(Error::new(format!("the conditions of two entries of {path} hold at once")))
+                    .next("make one the opposite of the other: when = \"not …\""));
+            }
+        }
+        if scope == Scope::Node {
+            return Ok(files);
+        }
+        self.others(accounts, values, &mut files)?;
+        if !with_secrets.is_empty() {
+            files.insert(format!("{}/{}", secrets::LISTS, self.overlay.name).parse()?, regular(with_secrets));
+        }
+        implied(self.overlay, &self.units(values)?, &mut files)?;
+        Ok(files)
     }
-    let name = entry.source.as_deref().unwrap_or_default();
-    overlay.verbatim.get(name).cloned().ok_or_else(|| {
-        Error::new(format!("there is no file files/{name} in the overlay {}", overlay.name))
-            .next("write it, or correct source = \"…\"")
-    })
+
+    /// The texts that decide what a node's own files say: their templates with all that these name, and their conditions.
+    pub fn node_texts(&self) -> Vec<&'a str> {
+        let mut texts = Vec::new();
+        let mut names = Vec::new();
+        for file in self.files.iter().filter(|file| file.entry.scope == Scope::Node) {
+            texts.extend(file.entry.when.as_deref());
+            names.extend(file.entry.template.as_deref());
+        }
+        let mut seen = BTreeSet::new();
+        while let Some(name) = names.pop() {
+            if let Some(text) = self.overlay.templates.get(name).filter(|_| seen.insert(name)) {
+                texts.push(text);
+                names.extend(self.overlay.templates.keys().map(String::as_str).filter(|other| text.contains(other)));
+            }
+        }
+        texts
+    }
+
+    fn content(&self, entry: &FileEntry, values: &Values) -> Result<Vec<u8>> {
+        if let Some(content) = &entry.content {
+            return Ok(content.as_bytes().to_vec());
+        }
+        if let Some(name) = &entry.template {
+            return self.templates.render(name, values).map(String::into_bytes);
+        }
+        let name = entry.source.as_deref().unwrap_or_default();
+        self.overlay.verbatim.get(name).cloned().ok_or_else(|| {
+            Error::new(format!("there is no file files/{name} in the overlay {}", self.overlay.name))
+                .next("write it, or correct source = \"…\"")
+        })
+    }
+
+    /// Whether an entry is for the release and its condition holds.
+    fn wanted(&self, only: &Option<Word>, when: &Option<String>, line: usize, values: &Values) -> Result<bool> {
+        if only.as_ref().is_some_and(|only| only != self.release) {
+            return Ok(false);
+        }
+        Templates::holds(when.as_deref(), values).map_err(|error| Error::new(error.cause()).at(&self.overlay.file, line))
+    }
+
+    /// Links and directories.
+    fn others(&self, accounts: &Accounts, values: &Values, files: &mut FileSet) -> Result<()> {
+        let overlay = self.overlay;
+        for entry in &overlay.overlay.links {
+            let line = overlay.line(entry.path.span());
+            if self.wanted(&entry.release, &entry.when, line, values)? {
+                let target = Templates::render_text(&entry.target, values)
+                    .map_err(|error| Error::new(error.cause()).at(&overlay.file, line))?;
+                files.insert(entry.path.get_ref().clone(), File { overrides: entry.overrides, line, ..link(target) });
+            }
+        }
+        for entry in &overlay.overlay.directories {
+            let line = overlay.line(entry.path.span());
+            if self.wanted(&entry.release, &entry.when, line, values)? {
+                let (uid, gid) = accounts.numbers(&entry.owner).map_err(|error| error.at(&overlay.file, line))?;
+                let file = File { kind: FileKind::Directory, uid, gid, mode: entry.mode.0, overrides: true, line };
+                files.insert(entry.path.get_ref().clone(), file);
+            }
+        }
+        Ok(())
+    }
+
+    /// The units of both forms.
+    fn units(&self, values: &Values) -> Result<Units> {
+        let mut units = self.overlay.overlay.units.clone();
+        for entry in &self.overlay.overlay.unit {
+            if self.wanted(&entry.release, &entry.when, self.overlay.line(entry.name.span()), values)? {
+                match entry.action {
+                    UnitAction::Enable => units.enable.push(entry.name.get_ref().clone()),
+                    UnitAction::Mask => units.mask.push(entry.name.get_ref().clone()),
+                }
+                if let Some(target) = &entry.wanted_by {
+                    units.wanted_by.insert(entry.name.get_ref().clone(), target.clone());
+                }
+            }
+        }
+        Ok(units)
+    }
 }
 
 /// What the overlay's units, and its `sysctl` and `modules` tables mean as files.

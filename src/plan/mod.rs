@@ -14,14 +14,16 @@
 
 pub mod context;
 pub mod files;
+mod planner;
 mod ports;
 pub mod render;
 mod requested;
 mod role;
 pub mod secrets;
 
+pub use planner::{NodePlanner, Planner};
 pub use requested::requested;
-pub use role::{Inputs, NodePlan, OverlayStep, PlannedState, RolePlan, plan_node, plan_role};
+pub use role::{Inputs, OverlayStep, PlannedState, RolePlan};
 
 use crate::base::digest::Digest;
 use crate::base::name::PackageName;
@@ -34,7 +36,7 @@ pub mod version {
     pub const TOOLS: u32 = 1;
     /// Unpacking, configuring and cleaning packages; the form of their layers.
     pub const PACKAGES: u32 = 3;
-    /// The form of an overlay's layer and of a seed.
+    /// The form of an overlay's layer.
     pub const OVERLAY: u32 = 1;
     /// The kernel and the initrd.
     pub const BOOT: u32 = 1;

@@ -1,12 +1,12 @@
 //! The ports of a role: what its overlays declare, for the packet filter's template.
 
+use super::context::Values;
+use super::files::Prepared;
 use super::render::Templates;
-use super::role::Inputs;
 use crate::base::error::{Error, Result};
-use crate::model::load::LoadedOverlay;
+use crate::base::name::Word;
 use crate::model::overlay::{Peers, Protocol};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 /// One line of the list that templates see as `ports`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,23 +27,31 @@ pub struct Port {
 ///
 /// # Errors
 /// With file and line: a condition or a template that does not hold, or what it gives is no list of ports.
-pub fn of_role(inputs: &Inputs<'_>, context: impl Fn(&LoadedOverlay) -> Result<Map<String, Value>>) -> Result<Vec<Port>> {
+pub fn of_role(overlays: &[Prepared<'_>], release: &Word, values: &mut Values) -> Result<Vec<Port>> {
     let mut ports = Vec::new();
-    for overlay in inputs.overlays.iter().filter(|overlay| !overlay.overlay.ports.is_empty()) {
-        let context = context(overlay)?;
+    for prepared in overlays {
+        let overlay = prepared.overlay;
+        values.set("param", &prepared.parameters);
         for entry in &overlay.overlay.ports {
             let at = |error: Error| Error::new(error.cause()).at(&overlay.file, overlay.line(entry.name.span()));
-            let here = entry.release.as_ref().is_none_or(|only| only == inputs.release_name);
-            if !here || !Templates::holds(entry.when.as_deref(), &context).map_err(at)? {
+            let here = entry.release.as_ref().is_none_or(|only| only == release);
+            if !here || !Templates::holds(entry.when.as_deref(), values).map_err(at)? {
                 continue;
             }
-            let text = Templates::render_text(&entry.ports, &context).map_err(at)?;
+            let text = Templates::render_text(&entry.ports, values).map_err(at)?;
             let list = list(&text).ok_or_else(|| {
-                at(Error::new(format!("`{text}` is no list of ports"))).next("write numbers and ranges, such as \"2379, 2380, 5900-5999\"")
+                at(Error::new(format!("`{text}` is no list of ports")))
+                    .next("write numbers and ranges, such as \"2379, 2380, 5900-5999\"")
             })?;
             if !list.is_empty() {
                 let name = entry.name.get_ref().to_string();
-                ports.push(Port { overlay: overlay.name.to_string(), name, ports: list, protocol: entry.protocol, from: entry.from });
+                ports.push(Port {
+                    overlay: overlay.name.to_string(),
+                    name,
+                    ports: list,
+                    protocol: entry.protocol,
+                    from: entry.from,
+                });
             }
         }
     }

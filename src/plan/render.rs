@@ -3,8 +3,10 @@
 //! No clock, no random numbers, no environment; nothing is escaped. A name that is not there is an error with the
 //! template's line and the names that are.
 
+use super::context::Values;
 use crate::base::error::{Error, Result};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,32 @@ const LANGUAGE: &str = "correct it; what templates can say is in https://keats.g
 /// The templates of one overlay, parsed.
 pub struct Templates<'a> {
     tera: tera::Tera,
-    texts: &'a BTreeMap<String, String>,
+    texts: Cow<'a, BTreeMap<String, String>>,
     folder: &'a Path,
+}
+
+/// A condition, parsed: a tera expression such as `option.tls and role == "controller"`.
+pub struct Condition(Templates<'static>);
+
+/// What a one-line template is called; nobody sees it.
+const TEXT: &str = "text";
+
+impl Condition {
+    /// Parses a condition.
+    ///
+    /// # Errors
+    /// Its syntax; the caller adds the place.
+    pub fn parse(condition: &str) -> Result<Self> {
+        Templates::one(format!("{{% if {condition} %}}{{{{ 1 }}}}{{% endif %}}")).map(Self)
+    }
+
+    /// Whether it holds.
+    ///
+    /// # Errors
+    /// As [`Templates::render`]; the caller adds the place.
+    pub fn holds(&self, values: &Values) -> Result<bool> {
+        Ok(self.0.render(TEXT, values)? == "1")
+    }
 }
 
 impl<'a> Templates<'a> {
@@ -24,6 +50,15 @@ impl<'a> Templates<'a> {
     /// # Errors
     /// A template's syntax, with its line.
     pub fn parse(texts: &'a BTreeMap<String, String>, folder: &'a Path) -> Result<Self> {
+        Self::of(Cow::Borrowed(texts), folder)
+    }
+
+    /// A template that is no file.
+    fn one(text: String) -> Result<Templates<'static>> {
+        Templates::of(Cow::Owned(BTreeMap::from([(TEXT.to_string(), text)])), Path::new(""))
+    }
+
+    fn of(texts: Cow<'a, BTreeMap<String, String>>, folder: &'a Path) -> Result<Self> {
         let mut tera = tera::Tera::default();
         tera.autoescape_on(Vec::new());
         // The only built-in function that reads the build machine.
@@ -31,7 +66,7 @@ impl<'a> Templates<'a> {
             Err(tera::Error::msg("a template cannot read the environment"))
         });
         tera.register_function("secret", secret);
-        for (name, text) in texts {
+        for (name, text) in texts.iter() {
             tera.add_raw_template(name, text).map_err(|error| syntax(&error, &file_of(folder, name)))?;
         }
         Ok(Self { tera, texts, folder })
@@ -41,7 +76,7 @@ impl<'a> Templates<'a> {
     ///
     /// # Errors
     /// An unknown name, or a value that a filter or test refuses; with the template's line.
-    pub fn render(&self, name: &str, context: &Map<String, Value>) -> Result<String> {
+    pub fn render(&self, name: &str, values: &Values) -> Result<String> {
         let file = file_of(self.folder, name);
         if !self.texts.contains_key(name) {
             let known: Vec<&str> = self.texts.keys().map(String::as_str).collect();
@@ -49,12 +84,10 @@ impl<'a> Templates<'a> {
                 Error::new(format!("there is no template {}", file.display())).next(format!("use one of: {}", known.join(", ")))
             );
         }
-        let values =
-            tera::Context::from_value(Value::Object(context.clone())).map_err(|error| Error::new(error).at(&file, None))?;
-        self.tera.render(name, &values).map_err(|error| self.explain(&error, name, context))
+        self.tera.render(name, values.tera()).map_err(|error| self.explain(&error, name, values))
     }
 
-    fn explain(&self, error: &tera::Error, name: &str, context: &Map<String, Value>) -> Error {
+    fn explain(&self, error: &tera::Error, name: &str, values: &Values) -> Error {
         let message = innermost(error);
         // What the template itself does not say, one that it includes does.
         let place = |word: &str| {
@@ -67,36 +100,32 @@ impl<'a> Templates<'a> {
             let (file, line) = quoted(&message).map_or_else(|| (file_of(self.folder, name), None), place);
             return Error::new(message).at(file, line).next(LANGUAGE);
         };
-        let hint = if missing.split('.').next() == Some("node") && !context.contains_key("node") {
+        let hint = if missing.split('.').next() == Some("node") && values.get("node").is_none() {
             "give the file scope = \"node\" in overlay.toml; only then a template sees `node`".to_string()
         } else {
-            format!("use one of: {}", known_names(missing, context).join(", "))
+            format!("use one of: {}", known_names(missing, values).join(", "))
         };
         let (file, line) = place(missing);
         Error::new(format!("there is no `{missing}`")).at(file, line).next(hint)
     }
 
-    /// Whether a condition holds: a tera expression such as `option.tls and role == "controller"`.
+    /// Whether a condition holds that is asked once; none always does.
     ///
     /// # Errors
-    /// As [`Self::render`]; the caller adds the place.
-    pub fn holds(condition: Option<&str>, context: &Map<String, Value>) -> Result<bool> {
-        match condition {
-            None => Ok(true),
-            Some(condition) => Ok(Self::render_text(&format!("{{% if {condition} %}}{{{{ 1 }}}}{{% endif %}}"), context)? == "1"),
-        }
+    /// As [`Condition`]'s.
+    pub fn holds(condition: Option<&str>, values: &Values) -> Result<bool> {
+        condition.map_or(Ok(true), |condition| Condition::parse(condition)?.holds(values))
     }
 
     /// Renders a short text that is no file, such as a link's target.
     ///
     /// # Errors
     /// As [`Self::render`]; the caller adds the place.
-    pub fn render_text(text: &str, context: &Map<String, Value>) -> Result<String> {
+    pub fn render_text(text: &str, values: &Values) -> Result<String> {
         if !text.contains("{{") && !text.contains("{%") {
             return Ok(text.to_string());
         }
-        let texts = BTreeMap::from([("text".to_string(), text.to_string())]);
-        Templates::parse(&texts, Path::new(""))?.render("text", context)
+        Templates::one(text.to_string())?.render(TEXT, values)
     }
 }
 
@@ -141,17 +170,17 @@ fn syntax(error: &tera::Error, file: &Path) -> Error {
 }
 
 /// The names beside the one that is missing: those of the deepest table that exists.
-fn known_names(name: &str, context: &Map<String, Value>) -> Vec<String> {
-    let mut table = context;
-    let mut prefix = String::new();
-    for part in name.split('.') {
-        match table.get(part) {
-            Some(Value::Object(inner)) => {
-                table = inner;
-                prefix = format!("{prefix}{part}.");
-            }
-            _ => break,
-        }
+fn known_names(name: &str, values: &Values) -> Vec<String> {
+    let mut parts = name.split('.');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut table) = values.get(first).and_then(Value::as_object) else {
+        return values.names().map(str::to_string).collect();
+    };
+    let mut prefix = format!("{first}.");
+    for part in parts {
+        let Some(inner) = table.get(part).and_then(Value::as_object) else { break };
+        table = inner;
+        prefix = format!("{prefix}{part}.");
     }
     table.keys().map(|key| format!("{prefix}{key}")).collect()
 }
@@ -174,7 +203,8 @@ mod tests {
     fn render(text: &str) -> Result<String> {
         let texts = BTreeMap::from([("t.tera".to_string(), text.to_string())]);
         let context = json!({ "site": { "name": "guide", "region": "RegionOne" }, "role": "controller" });
-        Templates::parse(&texts, Path::new("overlays/x/templates"))?.render("t.tera", context.as_object().unwrap())
+        Templates::parse(&texts, Path::new("overlays/x/templates"))?
+            .render("t.tera", &Values::new(context.as_object().unwrap().clone()))
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! The plan of one role and of one node.
+//! The plan of a role's image.
 
-use super::context;
-use super::files::{self, Accounts, FileSet};
+use super::files::{self, FileSet};
+use super::planner::Planner;
 use super::render::Templates;
 use super::secrets::Secrets;
-use super::{Key, Locked, Package, ports, version};
+use super::{Key, Locked, Package, version};
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::{Role, Word};
@@ -13,9 +13,8 @@ use crate::model::load::LoadedOverlay;
 use crate::model::overlay::{Parameters, Scope, StateClass, StateEntry};
 use crate::model::recipe::Recipe;
 use crate::model::release::{Release, User};
-use crate::model::site::{Node, Site};
+use crate::model::site::Site;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -102,27 +101,17 @@ pub struct PlannedState {
     pub mode: u32,
 }
 
-/// What makes the role's image one node.
-#[derive(Debug)]
-pub struct NodePlan {
-    /// The node's own files.
-    pub files: FileSet,
-    /// The seed's key.
-    pub key: Key,
-}
-
 /// Plans a role.
 ///
 /// # Errors
 /// A template, a parameter, an owner, or two overlays that write the same path; with file and line.
-pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
-    let accounts = Accounts::new(inputs.release, inputs.overlays)?;
-    let context = context(inputs)?;
+pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan> {
+    let state = state(planner)?;
+    let Planner { inputs, accounts, overlays, values, .. } = planner;
     let mut rendered = Vec::new();
-    for overlay in inputs.overlays {
-        let context = with_parameters(&context, overlay, inputs)?;
-        let files = files::of_overlay(overlay, Scope::Role, inputs.release_name, &accounts, inputs.secrets, &context)?;
-        rendered.push((overlay, files));
+    for prepared in overlays {
+        values.set("param", &prepared.parameters);
+        rendered.push((prepared.overlay, prepared.files(Scope::Role, accounts, inputs.secrets, values)?));
     }
     let shown: Vec<(&LoadedOverlay, &FileSet)> = rendered.iter().map(|(overlay, files)| (*overlay, files)).collect();
     files::no_clash(&shown)?;
@@ -177,44 +166,11 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
         packages,
         overlays,
         boot,
-        state: state(inputs, &accounts, &context)?,
+        state,
         command_line: inputs.release.initrd.command_line.join(" "),
         modules,
         locked,
     })
-}
-
-/// Plans a node: the files of its seed.
-///
-/// # Errors
-/// As [`plan_role`].
-pub fn plan_node(inputs: &Inputs<'_>, locked: &Locked, node: &Node) -> Result<NodePlan> {
-    let accounts = Accounts::new(inputs.release, inputs.overlays)?;
-    let mut context = context(inputs)?;
-    context.insert("node".to_string(), context::of_node(inputs.site, node));
-    let mut merged = FileSet::new();
-    let mut owners: BTreeMap<RelPath, &Word> = BTreeMap::new();
-    for overlay in inputs.overlays {
-        let context = with_parameters(&context, overlay, inputs)?;
-        for (path, file) in
-            files::of_overlay(overlay, Scope::Node, inputs.release_name, &accounts, inputs.secrets, &context)?
-        {
-            if let Some(first) = owners.insert(path.clone(), &overlay.name)
-                && !file.overrides
-            {
-                return Err(Error::new(format!("{path} is written by the overlay {first} too"))
-                    .at(&overlay.file, file.line)
-                    .next("remove it from one of the two, or write override = true here"));
-            }
-            merged.insert(path, file);
-        }
-    }
-    let tools = packages_key("tools", version::TOOLS, &locked.tools);
-    let key = files_key("seed", &merged, locked.epoch, &tools)
-        .with("node", &node.name)
-        .with("role", inputs.role)
-        .with("site", &inputs.site.name);
-    Ok(NodePlan { files: merged, key })
 }
 
 impl RolePlan {
@@ -237,23 +193,6 @@ impl RolePlan {
     }
 }
 
-/// What every template of the role sees.
-fn context(inputs: &Inputs<'_>) -> Result<Map<String, Value>> {
-    let mut context = context::of_role(inputs.site, inputs.role, inputs.release_name, inputs.options);
-    let ports = ports::of_role(inputs, |overlay| with_parameters(&context, overlay, inputs))?;
-    let ports = serde_json::to_value(ports).map_err(|error| Error::new(error).doing("reading ports"))?;
-    context.insert("ports".to_string(), ports);
-    Ok(context)
-}
-
-fn with_parameters(context: &Map<String, Value>, overlay: &LoadedOverlay, inputs: &Inputs<'_>) -> Result<Map<String, Value>> {
-    let values = context::parameters(overlay, inputs.recipe, inputs.recipe_file, inputs.site, inputs.site_file)?;
-    let mut context = context.clone();
-    let values = serde_json::to_value(values).map_err(|error| Error::new(error).doing("reading parameters"))?;
-    context.insert("param".to_string(), values);
-    Ok(context)
-}
-
 fn packages_key(step: &str, version: u32, packages: &[Package]) -> Key {
     packages.iter().fold(Key::new(step, version), |key, package| {
         key.with(format!("package {}", package.name), format!("{} {}", package.version, package.digest))
@@ -265,15 +204,17 @@ fn files_key(step: &str, files: &FileSet, epoch: i64, tools: &Key) -> Key {
     files.iter().fold(key, |key, (path, file)| key.with(path.to_string(), file.identity()))
 }
 
-fn state(inputs: &Inputs<'_>, accounts: &Accounts, context: &Map<String, Value>) -> Result<Vec<PlannedState>> {
+fn state(planner: &mut Planner<'_>) -> Result<Vec<PlannedState>> {
+    let Planner { inputs, accounts, overlays, values, .. } = planner;
     let mut paths: BTreeMap<RelPath, PlannedState> = BTreeMap::new();
-    for overlay in inputs.overlays {
+    for prepared in overlays {
+        let overlay = prepared.overlay;
+        values.set("param", &prepared.parameters);
         let here = |entry: &&StateEntry| entry.release.as_ref().is_none_or(|only| only == inputs.release_name);
         for entry in overlay.overlay.state.iter().filter(here) {
             let line = overlay.line(entry.path.span());
-            if !Templates::holds(entry.when.as_deref(), &with_parameters(context, overlay, inputs)?)
-                .map_err(|error| Error::new(error.cause()).at(&overlay.file, line))?
-            {
+            let holds = Templates::holds(entry.when.as_deref(), values);
+            if !holds.map_err(|error| Error::new(error.cause()).at(&overlay.file, line))? {
                 continue;
             }
             let path = entry.path.get_ref().clone();

@@ -1,0 +1,96 @@
+//! A role made ready to plan: templates parsed, parameters and ports settled; once, for its image and for all its nodes.
+
+use super::context::{self, Values};
+use super::files::{Accounts, FileSet, Prepared};
+use super::role::{self, Inputs, RolePlan};
+use super::{Locked, ports};
+use crate::base::error::{Error, Result};
+use crate::base::path::RelPath;
+use crate::model::overlay::Scope;
+use crate::model::site::Node;
+use std::collections::{BTreeMap, HashMap};
+
+/// Plans a role and its nodes.
+pub struct Planner<'a> {
+    pub(super) inputs: Inputs<'a>,
+    pub(super) accounts: Accounts,
+    pub(super) overlays: Vec<Prepared<'a>>,
+    /// What every template of the role sees; `param` is set for each overlay.
+    pub(super) values: Values,
+    /// Each node's place among those of its role, from 1.
+    places: HashMap<&'a str, usize>,
+}
+
+/// Plans nodes of a role, one after the other. Threads have one each: it owns what changes from node to node.
+pub struct NodePlanner<'p, 'a> {
+    planner: &'p Planner<'a>,
+    values: Values,
+}
+
+impl<'a> Planner<'a> {
+    /// Reads what all plans of a role have in common.
+    ///
+    /// # Errors
+    /// A parameter, an account, a template's syntax or a list of ports; with file and line.
+    pub fn new(inputs: Inputs<'a>) -> Result<Self> {
+        let accounts = Accounts::new(inputs.release, inputs.overlays)?;
+        let mut overlays = Vec::with_capacity(inputs.overlays.len());
+        for overlay in inputs.overlays {
+            let values = context::parameters(overlay, inputs.recipe, inputs.recipe_file, inputs.site, inputs.site_file)?;
+            let values = serde_json::to_value(values).map_err(|error| Error::new(error).doing("reading parameters"))?;
+            overlays.push(Prepared::new(overlay, inputs.release_name, values)?);
+        }
+        let mut values = context::of_role(inputs.site, inputs.role, inputs.release_name, inputs.options);
+        let ports = ports::of_role(&overlays, inputs.release_name, &mut values)?;
+        let ports = serde_json::to_value(ports).map_err(|error| Error::new(error).doing("reading ports"))?;
+        values.set("ports", &ports);
+        let nodes = inputs.site.of_role(inputs.role).enumerate();
+        let places = nodes.map(|(index, node)| (node.name.as_str(), index + 1)).collect();
+        Ok(Self { inputs, accounts, overlays, values, places })
+    }
+
+    /// Plans the role's image.
+    ///
+    /// # Errors
+    /// A template, an owner, or two overlays that write the same path; with file and line.
+    pub fn role(&mut self, locked: Locked) -> Result<RolePlan> {
+        role::plan(self, locked)
+    }
+
+    /// Makes ready for nodes.
+    pub fn nodes(&self) -> NodePlanner<'_, 'a> {
+        // The lists of all nodes are copied only where a node's files look at them.
+        let texts: Vec<&str> = self.overlays.iter().flat_map(Prepared::node_texts).collect();
+        let wanted = |name: &str| texts.iter().any(|text| text.contains(name) || text.contains("__tera_context"));
+        NodePlanner { planner: self, values: self.values.only(wanted) }
+    }
+}
+
+impl NodePlanner<'_, '_> {
+    /// Plans a node of the role: its own files, those of its seed.
+    ///
+    /// # Errors
+    /// A template, an owner, or two overlays that write the same path; with file and line.
+    pub fn plan(&mut self, node: &Node) -> Result<FileSet> {
+        let Planner { inputs, accounts, overlays, places, .. } = self.planner;
+        let place = places.get(node.name.as_str()).copied().unwrap_or_default();
+        self.values.set("node", &context::node_value(node, place));
+        let mut merged = FileSet::new();
+        let mut writers = BTreeMap::<RelPath, _>::new();
+        for prepared in overlays {
+            self.values.set("param", &prepared.parameters);
+            let overlay = prepared.overlay;
+            for (path, file) in prepared.files(Scope::Node, accounts, inputs.secrets, &self.values)? {
+                if let Some(first) = writers.insert(path.clone(), &overlay.name)
+                    && !file.overrides
+                {
+                    return Err(Error::new(format!("{path} is written by the overlay {first} too"))
+                        .at(&overlay.file, file.line)
+                        .next("remove it from one of the two, or write override = true here"));
+                }
+                merged.insert(path, file);
+            }
+        }
+        Ok(merged)
+    }
+}
