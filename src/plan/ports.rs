@@ -39,11 +39,18 @@ pub fn of_role(inputs: &Inputs<'_>, context: impl Fn(&LoadedOverlay) -> Result<M
             }
             let text = Templates::render_text(&entry.ports, &context).map_err(at)?;
             let list = list(&text).ok_or_else(|| {
-                at(Error::new(format!("`{text}` is no list of ports"))).next("write numbers and ranges, such as \"2379, 2380, 5900-5999\"")
+                at(Error::new(format!("`{text}` is no list of ports")))
+                    .next("write numbers and ranges, such as \"2379, 2380, 5900-5999\"")
             })?;
             if !list.is_empty() {
                 let name = entry.name.get_ref().to_string();
-                ports.push(Port { overlay: overlay.name.to_string(), name, ports: list, protocol: entry.protocol, from: entry.from });
+                ports.push(Port {
+                    overlay: overlay.name.to_string(),
+                    name,
+                    ports: list,
+                    protocol: entry.protocol,
+                    from: entry.from,
+                });
             }
         }
     }

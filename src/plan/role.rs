@@ -196,9 +196,7 @@ pub fn plan_node(inputs: &Inputs<'_>, locked: &Locked, node: &Node) -> Result<No
     let mut owners: BTreeMap<RelPath, &Word> = BTreeMap::new();
     for overlay in inputs.overlays {
         let context = with_parameters(&context, overlay, inputs)?;
-        for (path, file) in
-            files::of_overlay(overlay, Scope::Node, inputs.release_name, &accounts, inputs.secrets, &context)?
-        {
+        for (path, file) in files::of_overlay(overlay, Scope::Node, inputs.release_name, &accounts, inputs.secrets, &context)? {
             if let Some(first) = owners.insert(path.clone(), &overlay.name)
                 && !file.overrides
             {
