@@ -3,6 +3,7 @@
 use super::context::Values;
 use super::render::{Condition, Templates};
 use super::secrets::{self, Secrets};
+use super::steps;
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::{UnitName, Word};
@@ -10,6 +11,7 @@ use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
 use crate::model::overlay::{FileEntry, Owner, Scope, UnitAction, Units};
 use crate::model::release::Release;
+use crate::model::step;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -135,7 +137,7 @@ impl<'a> Prepared<'a> {
         let prepare = |entry: &'a FileEntry| {
             let line = overlay.line(entry.path.span());
             let condition = entry.when.as_deref().map(Condition::parse).transpose();
-            let condition = condition.map_err(|error| Error::new(error.cause()).at(&overlay.file, line))?;
+            let condition = condition.map_err(|error| error.at(&overlay.file, line))?;
             Ok(PreparedFile { entry, line, condition })
         };
         let here = |entry: &&FileEntry| entry.release.as_ref().is_none_or(|only| only == release);
@@ -153,13 +155,16 @@ impl<'a> Prepared<'a> {
     /// # Errors
     /// A template, an owner without a number, a missing verbatim file; with file and line.
     pub fn files(&self, scope: Scope, accounts: &Accounts, declared: &Secrets, values: &Values) -> Result<FileSet> {
+        if scope == Scope::Role {
+            self.templates.check(values)?;
+        }
         let mut files = FileSet::new();
         let mut with_secrets = String::new();
         for PreparedFile { entry, line, condition } in self.files.iter().filter(|file| file.entry.scope == scope) {
             let line = *line;
             let at = |error: Error| error.at(&self.overlay.file, line);
             if let Some(condition) = condition
-                && !condition.holds(values).map_err(|error| at(Error::new(error.cause())))?
+                && !condition.holds(values).map_err(at)?
             {
                 continue;
             }
@@ -183,6 +188,11 @@ impl<'a> Prepared<'a> {
         self.others(accounts, values, &mut files)?;
         if !with_secrets.is_empty() {
             files.insert(format!("{}/{}", secrets::LISTS, self.overlay.name).parse()?, regular(with_secrets));
+        }
+        let steps = steps::of_overlay(self.overlay, self.release, values)?;
+        if !steps.is_empty() {
+            let text = serde_json::to_string_pretty(&steps).map_err(|error| Error::new(error).doing("writing steps"))?;
+            files.insert(format!("{}/{}.json", step::FOLDER, self.overlay.name).parse()?, regular(text + "\n"));
         }
         implied(self.overlay, &self.units(values)?, &mut files)?;
         Ok(files)
@@ -225,7 +235,7 @@ impl<'a> Prepared<'a> {
         if only.as_ref().is_some_and(|only| only != self.release) {
             return Ok(false);
         }
-        Templates::holds(when.as_deref(), values).map_err(|error| Error::new(error.cause()).at(&self.overlay.file, line))
+        Templates::holds(when.as_deref(), values).map_err(|error| error.at(&self.overlay.file, line))
     }
 
     /// Links and directories.
@@ -234,8 +244,7 @@ impl<'a> Prepared<'a> {
         for entry in &overlay.overlay.links {
             let line = overlay.line(entry.path.span());
             if self.wanted(&entry.release, &entry.when, line, values)? {
-                let target = Templates::render_text(&entry.target, values)
-                    .map_err(|error| Error::new(error.cause()).at(&overlay.file, line))?;
+                let target = Templates::render_text(&entry.target, values).map_err(|error| error.at(&overlay.file, line))?;
                 files.insert(entry.path.get_ref().clone(), File { overrides: entry.overrides, line, ..link(target) });
             }
         }

@@ -14,12 +14,14 @@
 
 pub mod context;
 pub mod files;
+mod names;
 mod planner;
 mod ports;
 pub mod render;
 mod requested;
 mod role;
 pub mod secrets;
+mod steps;
 
 pub use planner::{NodePlanner, Planner};
 pub use requested::requested;

@@ -33,7 +33,7 @@ pub fn of_role(overlays: &[Prepared<'_>], release: &Word, values: &mut Values) -
         let overlay = prepared.overlay;
         values.set("param", &prepared.parameters);
         for entry in &overlay.overlay.ports {
-            let at = |error: Error| Error::new(error.cause()).at(&overlay.file, overlay.line(entry.name.span()));
+            let at = |error: Error| error.at(&overlay.file, overlay.line(entry.name.span()));
             let here = entry.release.as_ref().is_none_or(|only| only == release);
             if !here || !Templates::holds(entry.when.as_deref(), values).map_err(at)? {
                 continue;

@@ -4,6 +4,7 @@
 //! template's line and the names that are.
 
 use super::context::Values;
+use super::names;
 use crate::base::error::{Error, Result};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -21,26 +22,37 @@ pub struct Templates<'a> {
 }
 
 /// A condition, parsed: a tera expression such as `option.tls and role == "controller"`.
-pub struct Condition(Templates<'static>);
+pub struct Condition {
+    text: String,
+    templates: Templates<'static>,
+}
 
-/// What a one-line template is called; nobody sees it.
+/// What a template is called that is no file; nobody sees it.
 const TEXT: &str = "text";
 
 impl Condition {
     /// Parses a condition.
     ///
     /// # Errors
-    /// Its syntax; the caller adds the place.
+    /// It is no expression; the caller adds the place.
     pub fn parse(condition: &str) -> Result<Self> {
-        Templates::one(format!("{{% if {condition} %}}{{{{ 1 }}}}{{% endif %}}")).map(Self)
+        let text = format!("{{% if {condition} %}}1{{% endif %}}");
+        let templates = Templates::one(text.clone()).map_err(|_| {
+            Error::new(format!("`{condition}` is no condition")).next("write one such as: option.tls and not storages")
+        })?;
+        Ok(Self { text, templates })
     }
 
     /// Whether it holds.
     ///
     /// # Errors
-    /// As [`Templates::render`]; the caller adds the place.
+    /// It names what is not there; the caller adds the place.
     pub fn holds(&self, values: &Values) -> Result<bool> {
-        Ok(self.0.render(TEXT, values)? == "1")
+        if let Some((_, missing)) = names::missing(&self.text, values) {
+            return Err(Error::new(format!("there is no `{missing}`"))
+                .next(format!("use one of: {}", known_names(&missing, values).join(", "))));
+        }
+        Ok(self.templates.render(TEXT, values).map_err(without_place)? == "1")
     }
 }
 
@@ -117,6 +129,24 @@ impl<'a> Templates<'a> {
         condition.map_or(Ok(true), |condition| Condition::parse(condition)?.holds(values))
     }
 
+    /// Refuses names of the context that are not there where tera would take them for false: in `{% if … %}`.
+    ///
+    /// # Errors
+    /// With the template's line and the names that are there.
+    pub fn check(&self, values: &Values) -> Result<()> {
+        for (name, text) in self.texts.iter() {
+            if let Some((line, missing)) = names::missing(text, values)
+                // An overlay that includes a shared template gives it its parameters; others need not.
+                && !(name.starts_with(SHARED) && missing.starts_with("param."))
+            {
+                return Err(Error::new(format!("there is no `{missing}`"))
+                    .at(file_of(self.folder, name), line)
+                    .next(format!("use one of: {}", known_names(&missing, values).join(", "))));
+            }
+        }
+        Ok(())
+    }
+
     /// Renders a short text that is no file, such as a link's target.
     ///
     /// # Errors
@@ -125,7 +155,15 @@ impl<'a> Templates<'a> {
         if !text.contains("{{") && !text.contains("{%") {
             return Ok(text.to_string());
         }
-        Templates::one(text.to_string())?.render(TEXT, values)
+        Templates::one(text.to_string()).and_then(|templates| templates.render(TEXT, values)).map_err(without_place)
+    }
+}
+
+/// Its place in a file that is none would keep the caller from adding the true one.
+fn without_place(error: Error) -> Error {
+    match error.remedy() {
+        Some(remedy) => Error::new(error.cause()).next(remedy),
+        None => Error::new(error.cause()),
     }
 }
 

@@ -4,7 +4,7 @@ use super::files::{self, FileSet};
 use super::planner::Planner;
 use super::render::Templates;
 use super::secrets::Secrets;
-use super::{Key, Locked, Package, version};
+use super::{Key, Locked, Package, steps, version};
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::{Role, Word};
@@ -109,10 +109,13 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
     let state = state(planner)?;
     let Planner { inputs, accounts, overlays, values, .. } = planner;
     let mut rendered = Vec::new();
+    let mut steps = Vec::new();
     for prepared in overlays {
         values.set("param", &prepared.parameters);
+        steps.push((prepared.overlay, steps::of_overlay(prepared.overlay, inputs.release_name, values)?));
         rendered.push((prepared.overlay, prepared.files(Scope::Role, accounts, inputs.secrets, values)?));
     }
+    steps::check(&steps)?;
     let shown: Vec<(&LoadedOverlay, &FileSet)> = rendered.iter().map(|(overlay, files)| (*overlay, files)).collect();
     files::no_clash(&shown)?;
 
@@ -214,7 +217,7 @@ fn state(planner: &mut Planner<'_>) -> Result<Vec<PlannedState>> {
         for entry in overlay.overlay.state.iter().filter(here) {
             let line = overlay.line(entry.path.span());
             let holds = Templates::holds(entry.when.as_deref(), values);
-            if !holds.map_err(|error| Error::new(error.cause()).at(&overlay.file, line))? {
+            if !holds.map_err(|error| error.at(&overlay.file, line))? {
                 continue;
             }
             let path = entry.path.get_ref().clone();
