@@ -49,40 +49,8 @@ locked() {
         sed -n 's/.*name = "\([^"]*\)", version = "\([^"]*\)", arch = "\([^"]*\)", .*sha256 = "\([0-9a-f]*\)",.*/\1 \2 \3 \4/p'
 }
 
-now() { date +%s.%N; }
-less() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a <= b) }'; }
-ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
-
-# Runs the program and keeps its log; sets $status, $wall, $cpu (seconds, with all it
-# started) and $peak (KiB, of the process itself).
-measure() {
-    local log=$logs/$1 begin
-    shift
-    begin=$(now)
-    TIMEFORMAT='%U %S'
-    { time run_watched "$log" "$@"; } 2> "$work/cpu"
-    wall=$(awk -v a="$begin" -v b="$(now)" 'BEGIN { printf "%.2f", b - a }')
-    cpu=$(tail -n 1 "$work/cpu" | awk '{ printf "%.1f", $1 + $2 }')
-    peak=$(cat "$work/peak")
-}
-run_watched() {
-    local log=$1 pid key value
-    status=0
-    shift
-    "$@" > "$log" 2>&1 &
-    pid=$!
-    # VmHWM only grows, so the last value seen before the end is the peak but for the last moments.
-    echo 0 > "$work/peak"
-    (
-        while [ -r "/proc/$pid/status" ]; do
-            while read -r key value _; do
-                [ "$key" != VmHWM: ] || echo "$value" > "$work/peak"
-            done < "/proc/$pid/status"
-            sleep 0.1
-        done
-    ) 2> /dev/null &
-    wait "$pid" || status=$?
-}
+# shellcheck source=benches/measure.sh
+. benches/measure.sh
 build() {
     measure "$1" "$program" build "$role" --store "$work/store" --out "$work/out" "${@:2}"
     [ "$status" = 0 ] || fail "the build failed; its last words: $(tail -n 5 "$logs/$1")"
@@ -160,13 +128,6 @@ fetched=$(grep -c '^Get:.* [a-z0-9].* Packages\|^Get:.*\.deb' "$logs/mmdebstrap"
 tar -xOf "$work/theirs.tar" ./var/lib/dpkg/status | awk '/^Package:/ { name = $2 } /^Version:/ { print name, $2 }' | sort > "$work/theirs"
 different=$(sort "$work/packages" | comm -3 - "$work/theirs" | wc -l)
 
-missed=0
-row() { # name, value, unit, limit, note
-    local verdict=ok
-    less "$2" "$4" || { verdict=MISSED; missed=1; }
-    printf '%-34s %9s %-4s %9s %-4s %-7s %s\n' "$1" "$2" "$3" "$4" "$3" "$verdict" "$5"
-}
-mib() { awk -v kib="$1" 'BEGIN { printf "%.0f", kib / 1024 }'; }
 peak=$((cold_peak > changed_peak ? cold_peak : changed_peak))
 echo "$(nproc) cores, $(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo) of memory, load $(cut -d' ' -f1 /proc/loadavg), $(wc -l < "$work/packages") packages"
 printf '%-34s %14s %14s\n' what measured limit
