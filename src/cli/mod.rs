@@ -74,7 +74,7 @@ enum Verb {
     Lock(lock::Options),
     /// Write the files of a node, as its image and seed would give it, to a folder
     Render(render::Options),
-    /// Write the seed that makes a role's image one node
+    /// Write the seeds that make a role's image one node each
     Seed(seed::Options),
     /// Show an image: layers, packages, files, sizes
     Inspect(inspect::Options),
