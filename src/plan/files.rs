@@ -2,6 +2,7 @@
 
 use super::render::Templates;
 use super::secrets::{self, Secrets};
+use super::steps;
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::{UnitName, Word};
@@ -9,6 +10,7 @@ use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
 use crate::model::overlay::{FileEntry, Owner, Scope, UnitAction, Units};
 use crate::model::release::Release;
+use crate::model::step;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -125,8 +127,11 @@ pub fn of_overlay(
         if only.as_ref().is_some_and(|only| only != release) {
             return Ok(false);
         }
-        Templates::holds(when.as_deref(), context).map_err(|error| at(Error::new(error.cause()), line))
+        Templates::holds(when.as_deref(), context).map_err(|error| at(error, line))
     };
+    if scope == Scope::Role {
+        templates.check(context)?;
+    }
     let mut files = FileSet::new();
     let mut with_secrets = String::new();
     for entry in overlay.overlay.files.iter().filter(|entry| entry.scope == scope) {
@@ -156,7 +161,7 @@ pub fn of_overlay(
         if !wanted(&entry.release, &entry.when, line)? {
             continue;
         }
-        let target = Templates::render_text(&entry.target, context).map_err(|error| at(Error::new(error.cause()), line))?;
+        let target = Templates::render_text(&entry.target, context).map_err(|error| at(error, line))?;
         files.insert(entry.path.get_ref().clone(), File { overrides: entry.overrides, line, ..link(target) });
     }
     for entry in &overlay.overlay.directories {
@@ -170,6 +175,11 @@ pub fn of_overlay(
     }
     if !with_secrets.is_empty() {
         files.insert(format!("{}/{}", secrets::LISTS, overlay.name).parse()?, regular(with_secrets));
+    }
+    let steps = steps::of_overlay(overlay, release, context)?;
+    if !steps.is_empty() {
+        let text = serde_json::to_string_pretty(&steps).map_err(|error| Error::new(error).doing("writing steps"))?;
+        files.insert(format!("{}/{}.json", step::FOLDER, overlay.name).parse()?, regular(text + "\n"));
     }
     let mut units = overlay.overlay.units.clone();
     for entry in &overlay.overlay.unit {

@@ -14,11 +14,13 @@
 
 pub mod context;
 pub mod files;
+mod names;
 mod ports;
 pub mod render;
 mod requested;
 mod role;
 pub mod secrets;
+mod steps;
 
 pub use requested::requested;
 pub use role::{Inputs, NodePlan, OverlayStep, PlannedState, RolePlan, plan_node, plan_role};
