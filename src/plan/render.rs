@@ -31,9 +31,11 @@ impl<'a> Templates<'a> {
             Err(tera::Error::msg("a template cannot read the environment"))
         });
         tera.register_function("secret", secret);
-        for (name, text) in texts {
-            tera.add_raw_template(name, text).map_err(|error| syntax(&error, &file_of(folder, name)))?;
-        }
+        // All at once: one may use another whatever their names are.
+        tera.add_raw_templates(texts).map_err(|error| {
+            let name = quoted(&error.to_string()).unwrap_or_default().to_string();
+            syntax(&error, &file_of(folder, &name))
+        })?;
         Ok(Self { tera, texts, folder })
     }
 
@@ -203,6 +205,16 @@ mod tests {
     fn a_syntax_error_names_its_line() {
         let error = render("a\nb\n{% if %}\n").unwrap_err().to_string();
         assert!(error.starts_with("overlays/x/templates/t.tera:3: this is no valid template: expected"), "{error}");
+    }
+
+    #[test]
+    fn a_template_may_use_one_whose_name_sorts_after_its_own() {
+        let use_it = "{% import \"z.tera\" as z %}{{ z::word() }}".to_string();
+        let texts = BTreeMap::from([
+            ("a.tera".to_string(), use_it),
+            ("z.tera".to_string(), "{% macro word() %}said once{% endmacro word %}".to_string()),
+        ]);
+        assert_eq!(Templates::parse(&texts, Path::new("")).unwrap().render("a.tera", &Map::new()).unwrap(), "said once");
     }
 
     #[test]
