@@ -306,19 +306,23 @@ fn hardware(source: &Source<'_>, file: &written::File, node: &written::Node) -> 
         Some(written) => {
             let text = written.get_ref();
             let number = |unit: char, mib: u64| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(mib);
-            number('G', 1 << 10).or_else(|| number('M', 1)).or_else(|| number('T', 1 << 20)).filter(|mib| *mib >= 1024).ok_or_else(
-                || {
+            number('G', 1 << 10)
+                .or_else(|| number('M', 1))
+                .or_else(|| number('T', 1 << 20))
+                .filter(|mib| *mib >= 1024)
+                .ok_or_else(|| {
                     source
                         .error(&written.span(), format!("`{text}` is no amount of memory for a node"))
                         .next("write a whole number and its unit, at least \"1G\", such as \"64G\"")
-                },
-            )?
+                })?
         }
         None => 8192,
     };
     let cores = match node.cores.as_ref().or_else(|| role?.cores.as_ref()) {
         Some(written) if !(1..=1024).contains(written.get_ref()) => {
-            return Err(source.error(&written.span(), format!("a node cannot have {} cores", written.get_ref())).next("write 1 to 1024"));
+            return Err(source
+                .error(&written.span(), format!("a node cannot have {} cores", written.get_ref()))
+                .next("write 1 to 1024"));
         }
         Some(written) => *written.get_ref(),
         None => 8,

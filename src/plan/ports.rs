@@ -32,18 +32,25 @@ pub fn of_role(inputs: &Inputs<'_>, context: impl Fn(&LoadedOverlay) -> Result<M
     for overlay in inputs.overlays.iter().filter(|overlay| !overlay.overlay.ports.is_empty()) {
         let context = context(overlay)?;
         for entry in &overlay.overlay.ports {
-            let at = |error: Error| Error::new(error.cause()).at(&overlay.file, overlay.line(entry.name.span()));
+            let at = |error: Error| error.at(&overlay.file, overlay.line(entry.name.span()));
             let here = entry.release.as_ref().is_none_or(|only| only == inputs.release_name);
             if !here || !Templates::holds(entry.when.as_deref(), &context).map_err(at)? {
                 continue;
             }
             let text = Templates::render_text(&entry.ports, &context).map_err(at)?;
             let list = list(&text).ok_or_else(|| {
-                at(Error::new(format!("`{text}` is no list of ports"))).next("write numbers and ranges, such as \"2379, 2380, 5900-5999\"")
+                at(Error::new(format!("`{text}` is no list of ports")))
+                    .next("write numbers and ranges, such as \"2379, 2380, 5900-5999\"")
             })?;
             if !list.is_empty() {
                 let name = entry.name.get_ref().to_string();
-                ports.push(Port { overlay: overlay.name.to_string(), name, ports: list, protocol: entry.protocol, from: entry.from });
+                ports.push(Port {
+                    overlay: overlay.name.to_string(),
+                    name,
+                    ports: list,
+                    protocol: entry.protocol,
+                    from: entry.from,
+                });
             }
         }
     }

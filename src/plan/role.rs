@@ -196,9 +196,7 @@ pub fn plan_node(inputs: &Inputs<'_>, locked: &Locked, node: &Node) -> Result<No
     let mut owners: BTreeMap<RelPath, &Word> = BTreeMap::new();
     for overlay in inputs.overlays {
         let context = with_parameters(&context, overlay, inputs)?;
-        for (path, file) in
-            files::of_overlay(overlay, Scope::Node, inputs.release_name, &accounts, inputs.secrets, &context)?
-        {
+        for (path, file) in files::of_overlay(overlay, Scope::Node, inputs.release_name, &accounts, inputs.secrets, &context)? {
             if let Some(first) = owners.insert(path.clone(), &overlay.name)
                 && !file.overrides
             {
@@ -272,7 +270,7 @@ fn state(inputs: &Inputs<'_>, accounts: &Accounts, context: &Map<String, Value>)
         for entry in overlay.overlay.state.iter().filter(here) {
             let line = overlay.line(entry.path.span());
             if !Templates::holds(entry.when.as_deref(), &with_parameters(context, overlay, inputs)?)
-                .map_err(|error| Error::new(error.cause()).at(&overlay.file, line))?
+                .map_err(|error| error.at(&overlay.file, line))?
             {
                 continue;
             }

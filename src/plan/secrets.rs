@@ -60,9 +60,13 @@ pub fn declared<'a>(overlays: impl Iterator<Item = &'a LoadedOverlay>) -> Result
                 continue;
             };
             if serde_json::to_value(entry).ok() != serde_json::to_value(&first.entry).ok() {
-                return Err(Error::new(format!("the secret {name} is declared otherwise in {}:{}", first.file.display(), first.line))
-                    .at(&overlay.file, line)
-                    .next("declare it alike, or give it another name"));
+                return Err(Error::new(format!(
+                    "the secret {name} is declared otherwise in {}:{}",
+                    first.file.display(),
+                    first.line
+                ))
+                .at(&overlay.file, line)
+                .next("declare it alike, or give it another name"));
             }
         }
     }
@@ -70,9 +74,12 @@ pub fn declared<'a>(overlays: impl Iterator<Item = &'a LoadedOverlay>) -> Result
         if let Some(ca) = &one.entry.ca
             && !secrets.contains_key(ca)
         {
-            return Err(Error::new(format!("the secret {} is to be signed by {ca}, which no overlay declares", one.entry.name.get_ref()))
-                .at(&one.file, one.line)
-                .next(format!("add [[secret]] name = \"{ca}\" with kind = \"ca\" or \"ssh-ca\"")));
+            return Err(Error::new(format!(
+                "the secret {} is to be signed by {ca}, which no overlay declares",
+                one.entry.name.get_ref()
+            ))
+            .at(&one.file, one.line)
+            .next(format!("add [[secret]] name = \"{ca}\" with kind = \"ca\" or \"ssh-ca\"")));
         }
     }
     Ok(secrets)

@@ -9,6 +9,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part of the harness")]
 
+pub mod guide;
 pub mod leftovers;
 pub mod role;
 pub mod store;
