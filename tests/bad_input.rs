@@ -178,6 +178,19 @@ fn a_store_whose_index_is_damaged_is_refused() {
 }
 
 #[test]
+fn a_secret_means_the_same_in_every_overlay_that_declares_it() {
+    let declared = |length| format!("\n[[secret]]\nname = \"shared\"\nlength = {length}\n");
+    let declare = |second| {
+        Test::new().append("overlays/base/overlay.toml", &declared(16)).append("overlays/hosts/overlay.toml", &declared(second))
+    };
+    declare(16).run(["plan", "compute"]).succeeds();
+    declare(32).run(["plan", "compute"]).fails(
+        "error: overlays/hosts/overlay.toml:11: the secret shared is declared otherwise in overlays/base/overlay.toml:33\n  \
+         next: declare it alike, or give it another name\n",
+    );
+}
+
+#[test]
 fn a_folder_that_is_not_empty_is_not_rendered_into() {
     let test = Test::new().write("tree/mine", "text");
     test.run(["render", "compute01", "--out", "tree"])

@@ -125,8 +125,11 @@ pub fn of_overlay(
         if only.as_ref().is_some_and(|only| only != release) {
             return Ok(false);
         }
-        Templates::holds(when.as_deref(), context).map_err(|error| at(Error::new(error.cause()), line))
+        Templates::holds(when.as_deref(), context).map_err(|error| at(error, line))
     };
+    if scope == Scope::Role {
+        templates.check(context)?;
+    }
     let mut files = FileSet::new();
     let mut with_secrets = String::new();
     for entry in overlay.overlay.files.iter().filter(|entry| entry.scope == scope) {
@@ -156,7 +159,7 @@ pub fn of_overlay(
         if !wanted(&entry.release, &entry.when, line)? {
             continue;
         }
-        let target = Templates::render_text(&entry.target, context).map_err(|error| at(Error::new(error.cause()), line))?;
+        let target = Templates::render_text(&entry.target, context).map_err(|error| at(error, line))?;
         files.insert(entry.path.get_ref().clone(), File { overrides: entry.overrides, line, ..link(target) });
     }
     for entry in &overlay.overlay.directories {

@@ -14,6 +14,7 @@
 
 pub mod context;
 pub mod files;
+mod names;
 mod ports;
 pub mod render;
 mod requested;

@@ -32,7 +32,7 @@ pub fn of_role(inputs: &Inputs<'_>, context: impl Fn(&LoadedOverlay) -> Result<M
     for overlay in inputs.overlays.iter().filter(|overlay| !overlay.overlay.ports.is_empty()) {
         let context = context(overlay)?;
         for entry in &overlay.overlay.ports {
-            let at = |error: Error| Error::new(error.cause()).at(&overlay.file, overlay.line(entry.name.span()));
+            let at = |error: Error| error.at(&overlay.file, overlay.line(entry.name.span()));
             let here = entry.release.as_ref().is_none_or(|only| only == inputs.release_name);
             if !here || !Templates::holds(entry.when.as_deref(), &context).map_err(at)? {
                 continue;

@@ -3,6 +3,7 @@
 //! No clock, no random numbers, no environment; nothing is escaped. A name that is not there is an error with the
 //! template's line and the names that are.
 
+use super::names;
 use crate::base::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
@@ -79,12 +80,37 @@ impl<'a> Templates<'a> {
     /// Whether a condition holds: a tera expression such as `option.tls and role == "controller"`.
     ///
     /// # Errors
-    /// As [`Self::render`]; the caller adds the place.
+    /// It is no expression, or names what is not there; the caller adds the place.
     pub fn holds(condition: Option<&str>, context: &Map<String, Value>) -> Result<bool> {
-        match condition {
-            None => Ok(true),
-            Some(condition) => Ok(Self::render_text(&format!("{{% if {condition} %}}{{{{ 1 }}}}{{% endif %}}"), context)? == "1"),
+        let Some(condition) = condition else { return Ok(true) };
+        let text = format!("{{% if {condition} %}}1{{% endif %}}");
+        if let Some((_, missing)) = names::missing(&text, context) {
+            return Err(Error::new(format!("there is no `{missing}`"))
+                .next(format!("use one of: {}", known_names(&missing, context).join(", "))));
         }
+        let texts = BTreeMap::from([("condition".to_string(), text)]);
+        let templates = Templates::parse(&texts, Path::new("")).map_err(|_| {
+            Error::new(format!("`{condition}` is no condition")).next("write one such as: option.tls and not storages")
+        })?;
+        Ok(templates.render("condition", context)? == "1")
+    }
+
+    /// Refuses names of the context that are not there where tera would take them for false: in `{% if … %}`.
+    ///
+    /// # Errors
+    /// With the template's line and the names that are there.
+    pub fn check(&self, context: &Map<String, Value>) -> Result<()> {
+        for (name, text) in self.texts {
+            if let Some((line, missing)) = names::missing(text, context)
+                // An overlay that includes a shared template gives it its parameters; others need not.
+                && !(name.starts_with(SHARED) && missing.starts_with("param."))
+            {
+                return Err(Error::new(format!("there is no `{missing}`"))
+                    .at(file_of(self.folder, name), line)
+                    .next(format!("use one of: {}", known_names(&missing, context).join(", "))));
+            }
+        }
+        Ok(())
     }
 
     /// Renders a short text that is no file, such as a link's target.
@@ -96,7 +122,12 @@ impl<'a> Templates<'a> {
             return Ok(text.to_string());
         }
         let texts = BTreeMap::from([("text".to_string(), text.to_string())]);
-        Templates::parse(&texts, Path::new(""))?.render("text", context)
+        let rendered = Templates::parse(&texts, Path::new("")).and_then(|templates| templates.render("text", context));
+        // Its place in a file that is none would keep the caller from adding the true one.
+        rendered.map_err(|error| match error.remedy() {
+            Some(remedy) => Error::new(error.cause()).next(remedy),
+            None => Error::new(error.cause()),
+        })
     }
 }
 

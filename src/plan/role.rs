@@ -270,7 +270,7 @@ fn state(inputs: &Inputs<'_>, accounts: &Accounts, context: &Map<String, Value>)
         for entry in overlay.overlay.state.iter().filter(here) {
             let line = overlay.line(entry.path.span());
             if !Templates::holds(entry.when.as_deref(), &with_parameters(context, overlay, inputs)?)
-                .map_err(|error| Error::new(error.cause()).at(&overlay.file, line))?
+                .map_err(|error| error.at(&overlay.file, line))?
             {
                 continue;
             }
