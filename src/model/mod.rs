@@ -12,6 +12,7 @@ pub mod recipe;
 pub mod release;
 pub mod secret;
 pub mod site;
+pub mod step;
 
 use crate::base::error::{Error, Result};
 use serde::de::DeserializeOwned;

@@ -2,6 +2,7 @@
 
 use super::Source;
 use super::secret::{self, SecretEntry};
+use super::step::{self, StepEntry};
 use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, UnitName, Word};
 use crate::base::path::RelPath;
@@ -60,6 +61,9 @@ pub struct Overlay {
     /// How the component's own program judges its files.
     #[serde(default, rename = "check")]
     pub checks: Vec<CheckEntry>,
+    /// What a living node must do.
+    #[serde(default, rename = "step")]
+    pub steps: Vec<StepEntry>,
     /// Answers to packages' installation questions, in `debconf-set-selections` form, by release name.
     #[serde(default)]
     pub debconf: BTreeMap<Word, Vec<String>>,
@@ -393,6 +397,7 @@ pub fn parse(source: &Source<'_>) -> Result<Overlay> {
         }
     }
     secret::check(source, &overlay.secrets)?;
+    step::check(source, &overlay.steps)?;
     for (index, check) in overlay.checks.iter().enumerate() {
         if check.run.is_empty() {
             return Err(source

@@ -16,6 +16,11 @@ pub fn say(line: &str) {
     }
 }
 
+/// Prints a result on standard output, for a person, a program or the journal.
+pub fn print(text: &str) {
+    println!("{text}");
+}
+
 /// Says a line on standard error, for a person who ran this program.
 pub fn error(line: &str) {
     eprintln!("{line}");

@@ -2,8 +2,8 @@
 //!
 //! `init` tells the story of a boot in order; each step has its file: `modules` (kernel modules), `disks` (which
 //! device is what), `loops` and `stack` (layers to a root), `seed`, `state` (the partition that outlives a reboot), `binds` (its
-//! paths in the root), `copy` (trees with owners and attributes), `console` (what people see). `report` runs later, in
-//! the booted system. Nothing here knows a service by name: all it needs is in the partition's index and the seed.
+//! paths in the root), `copy` (trees with owners and attributes), `console` (what people see). `report` and
+//! `steps` run later, in the booted system. Nothing here knows a service by name: all it needs is in the partition's index and the seed.
 
 pub mod binds;
 pub mod console;
@@ -16,6 +16,7 @@ pub mod report;
 pub mod seed;
 pub mod stack;
 pub mod state;
+pub mod steps;
 
 use crate::base::error::{Context, Error, Result};
 use crate::base::tool::Tool;
@@ -28,8 +29,8 @@ const SELF: &str = "/proc/self/exe";
 
 /// The program's entry: `args` begin with the program's name. Gives the exit code.
 ///
-/// As pid 1 it boots. As `modprobe` it serves the kernel's requests. Else: `report`, or
-/// `in ROOT PROGRAM ARGS…`, which runs a program inside a root.
+/// As pid 1 it boots. As `modprobe` it serves the kernel's requests. Else: `report`; `steps`, the engine;
+/// `status [--json]`, how far it is; or `in ROOT PROGRAM ARGS…`, which runs a program inside a root.
 pub fn main(args: &[OsString]) -> i32 {
     let words: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -38,8 +39,11 @@ pub fn main(args: &[OsString]) -> i32 {
         _ if std::process::id() == 1 => init::run(),
         [_, rest @ ..] if name == "modprobe" => modules::modprobe(rest),
         [_, "report"] => report::run(),
+        [_, "steps"] => steps::run(),
+        [_, "status"] => steps::show(false),
+        [_, "status", "--json"] => steps::show(true),
         [_, "in", root, program, rest @ ..] => enter(Path::new(root), program, rest),
-        _ => Err(Error::new("this program takes no such arguments").next("run `ostack-node report`")),
+        _ => Err(Error::new("this program takes no such arguments").next("run `ostack-node status`, `report` or `steps`")),
     };
     match result {
         Ok(()) => 0,

@@ -2,6 +2,7 @@
 
 use super::render::Templates;
 use super::secrets::{self, Secrets};
+use super::steps;
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::{UnitName, Word};
@@ -9,6 +10,7 @@ use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
 use crate::model::overlay::{FileEntry, Owner, Scope, UnitAction, Units};
 use crate::model::release::Release;
+use crate::model::step;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -173,6 +175,11 @@ pub fn of_overlay(
     }
     if !with_secrets.is_empty() {
         files.insert(format!("{}/{}", secrets::LISTS, overlay.name).parse()?, regular(with_secrets));
+    }
+    let steps = steps::of_overlay(overlay, release, context)?;
+    if !steps.is_empty() {
+        let text = serde_json::to_string_pretty(&steps).map_err(|error| Error::new(error).doing("writing steps"))?;
+        files.insert(format!("{}/{}.json", step::FOLDER, overlay.name).parse()?, regular(text + "\n"));
     }
     let mut units = overlay.overlay.units.clone();
     for entry in &overlay.overlay.unit {

@@ -20,6 +20,7 @@ pub mod render;
 mod requested;
 mod role;
 pub mod secrets;
+mod steps;
 
 pub use requested::requested;
 pub use role::{Inputs, NodePlan, OverlayStep, PlannedState, RolePlan, plan_node, plan_role};

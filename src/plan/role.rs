@@ -4,7 +4,7 @@ use super::context;
 use super::files::{self, Accounts, FileSet};
 use super::render::Templates;
 use super::secrets::Secrets;
-use super::{Key, Locked, Package, ports, version};
+use super::{Key, Locked, Package, ports, steps, version};
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::{Role, Word};
@@ -119,11 +119,14 @@ pub fn plan_role(inputs: &Inputs<'_>, locked: Locked) -> Result<RolePlan> {
     let accounts = Accounts::new(inputs.release, inputs.overlays)?;
     let context = context(inputs)?;
     let mut rendered = Vec::new();
+    let mut steps = Vec::new();
     for overlay in inputs.overlays {
         let context = with_parameters(&context, overlay, inputs)?;
+        steps.push((overlay, steps::of_overlay(overlay, inputs.release_name, &context)?));
         let files = files::of_overlay(overlay, Scope::Role, inputs.release_name, &accounts, inputs.secrets, &context)?;
         rendered.push((overlay, files));
     }
+    steps::check(&steps)?;
     let shown: Vec<(&LoadedOverlay, &FileSet)> = rendered.iter().map(|(overlay, files)| (*overlay, files)).collect();
     files::no_clash(&shown)?;
 

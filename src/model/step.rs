@@ -1,0 +1,100 @@
+//! `[[step]]` of an overlay: what a living node must do that no unit file can say, because it has to wait for peers.
+
+use super::Source;
+use crate::base::error::Result;
+use crate::base::name::Word;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+/// Where an overlay's layer has its steps, as a JSON list of [`Step`]: a file of the overlay's name with `.json`.
+pub const FOLDER: &str = "usr/share/ostack/steps";
+
+/// A step as `overlay.toml` writes it. Its texts may be templates of the role.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepEntry {
+    /// Unique in the overlay; elsewhere it is `OVERLAY/NAME`.
+    pub name: Spanned<Word>,
+    /// Steps that must be done before: `OVERLAY/NAME`, or `NAME` of this overlay. One whose overlay or conditions are not in
+    /// the role is no hindrance.
+    #[serde(default)]
+    pub after: Vec<String>,
+    /// What must answer before `apply` makes sense.
+    #[serde(default)]
+    pub needs: Vec<Need>,
+    /// Ends with 0 when the step is done.
+    pub check: Vec<String>,
+    /// Does it. Runs only when `check` says that it is to be done, and may be cut off at any moment.
+    pub apply: Vec<String>,
+    /// The account that runs both.
+    #[serde(default = "root")]
+    pub user: String,
+    /// Seconds after which `apply` is ended.
+    #[serde(default = "five_minutes")]
+    pub timeout: u64,
+    /// Only in this release.
+    pub release: Option<Word>,
+    /// Only where this tera expression is true.
+    pub when: Option<String>,
+}
+
+/// A service that must answer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Need {
+    /// For people: "the database".
+    pub name: String,
+    /// `ADDRESS:PORT`, TCP.
+    pub at: String,
+}
+
+/// A step as the node reads it: everything rendered, `after` with full names.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Step {
+    /// `OVERLAY/NAME`.
+    pub name: String,
+    /// Full names of the steps before it.
+    pub after: Vec<String>,
+    /// What must answer.
+    pub needs: Vec<Need>,
+    /// Ends with 0 when the step is done.
+    pub check: Vec<String>,
+    /// Does it.
+    pub apply: Vec<String>,
+    /// The account that runs both.
+    pub user: String,
+    /// Seconds for `apply`.
+    pub timeout: u64,
+}
+
+fn root() -> String {
+    "root".to_string()
+}
+
+fn five_minutes() -> u64 {
+    300
+}
+
+/// Refuses steps that cannot be carried out.
+///
+/// # Errors
+/// With file and line: an empty command, a name that is there twice, a timeout out of range.
+pub(super) fn check(source: &Source<'_>, steps: &[StepEntry]) -> Result<()> {
+    for (index, step) in steps.iter().enumerate() {
+        let error = |cause: &str, next: &str| {
+            Err(source.error(&step.name.span(), format!("the step {} {cause}", step.name.get_ref())).next(next))
+        };
+        for (what, command) in [("check", &step.check), ("apply", &step.apply)] {
+            if command.is_empty() {
+                return error(&format!("has an empty {what}"), &format!("write {what} = [\"program\", \"argument\"]"));
+            }
+        }
+        if steps[..index].iter().any(|other| other.name == step.name && other.release == step.release) {
+            return error("is there twice", "give each step its own name");
+        }
+        if !(1..=86_400).contains(&step.timeout) {
+            return error("has a timeout out of range", "write 1 to 86400 seconds");
+        }
+    }
+    Ok(())
+}

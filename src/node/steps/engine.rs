@@ -1,0 +1,240 @@
+//! Carries steps out: each in a thread of its own, which waits for the steps before it, then for what it needs, then
+//! applies it, and looks again from time to time whether it is still done.
+//!
+//! ```text
+//!            steps before it     check ends with 0
+//! waiting ──────────────────> ? ──────────────────> done ── a while later ──> ?
+//!    ^                        │ it does not                                   │
+//!    └── what it needs does <─┤                                               │
+//!        not answer           └──> running: apply ──> ? ── still not ──> failed, again after a pause
+//! ```
+
+use super::load;
+use super::status::{self, State, Status, Statuses};
+use crate::base::error::Result;
+use crate::base::tool::Tool;
+use crate::model::step::{Need, Step};
+use crate::node::console;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long a `check` may take. A check that hangs is a step that is not done.
+const CHECK: u64 = 60;
+/// How long a peer may take to answer, and how often it is asked.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How often a step that is done is checked again.
+const AGAIN: Duration = Duration::from_secs(30);
+/// The pause after a failure doubles from the first to the last of these.
+const PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
+/// All steps' states, and a bell that rings when one changes.
+struct Board {
+    statuses: Mutex<Statuses>,
+    changed: Condvar,
+    /// Where the states are written.
+    file: PathBuf,
+}
+
+/// Carries out the steps of the root that this program runs in; does not end while there are any.
+///
+/// # Errors
+/// The steps cannot be read.
+pub fn run() -> Result<()> {
+    let steps = load(Path::new("/"))?;
+    let board = Board::new(&steps, Path::new(status::FILE))?;
+    std::thread::scope(|scope| {
+        for step in &steps {
+            scope.spawn(|| keep(step, &board));
+        }
+    });
+    Ok(())
+}
+
+/// One step, for ever.
+fn keep(step: &Step, board: &Board) {
+    let mut pause = PAUSES[0];
+    loop {
+        board.wait_for(&step.after, &step.name);
+        match turn(step, board) {
+            State::Done => std::thread::sleep(AGAIN),
+            State::Failed => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(PAUSES[1]);
+                continue;
+            }
+            State::Waiting | State::Running => std::thread::sleep(ANSWER),
+        }
+        pause = PAUSES[0];
+    }
+}
+
+/// What can be done now about a step whose predecessors are done; gives how it stands then.
+fn turn(step: &Step, board: &Board) -> State {
+    if command(step, &step.check, CHECK).is_ok() {
+        return board.set(&step.name, State::Done, String::new());
+    }
+    if let Some(need) = step.needs.iter().find(|need| !answers(need)) {
+        return board.set(&step.name, State::Waiting, format!("{} at {}", need.name, need.at));
+    }
+    board.set(&step.name, State::Running, String::new());
+    match attempt(step) {
+        Ok(()) => board.set(&step.name, State::Done, String::new()),
+        Err(error) => board.set(&step.name, State::Failed, error.to_string()),
+    }
+}
+
+fn attempt(step: &Step) -> Result<()> {
+    command(step, &step.apply, step.timeout)?;
+    command(step, &step.check, CHECK).map_err(|error| error.doing("checking what seemed to go well"))
+}
+
+/// Runs a command of the step as its user, and ends it and its children when the time is over.
+fn command(step: &Step, words: &[String], seconds: u64) -> Result<()> {
+    let timeout = Tool::new("timeout").package("coreutils").args(["--kill-after=10".to_string(), seconds.to_string()]);
+    let tool = match step.user.as_str() {
+        "root" => timeout,
+        user => timeout.args(["runuser", "-u", user, "--"]),
+    };
+    tool.args(words).run().map(|_| ())
+}
+
+/// Whether something accepts connections there.
+fn answers(need: &Need) -> bool {
+    let Ok(mut addresses) = need.at.to_socket_addrs() else { return false };
+    addresses.any(|address| TcpStream::connect_timeout(&address, ANSWER).is_ok())
+}
+
+impl Board {
+    fn new(steps: &[Step], file: &Path) -> Result<Self> {
+        let status = || Status { state: State::Waiting, since: status::now(), words: String::new(), tries: 0 };
+        let statuses: Statuses = steps.iter().map(|step| (step.name.clone(), status())).collect();
+        status::write(file, &statuses)?;
+        Ok(Self { statuses: Mutex::new(statuses), changed: Condvar::new(), file: file.to_path_buf() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Statuses> {
+        // A thread that died leaves whole states behind: each is set in one piece.
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Comes back when all of `before` that there are have been done.
+    fn wait_for(&self, before: &[String], name: &str) {
+        let mut statuses = self.lock();
+        loop {
+            let open = |one: &&String| statuses.get(*one).is_some_and(|status| status.state != State::Done);
+            let open: Vec<&str> = before.iter().filter(open).map(String::as_str).collect();
+            if open.is_empty() {
+                return;
+            }
+            let words = open.join(", ");
+            self.change(&mut statuses, name, State::Waiting, words);
+            statuses = self.changed.wait(statuses).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn set(&self, name: &str, state: State, words: String) -> State {
+        self.change(&mut self.lock(), name, state, words);
+        self.changed.notify_all();
+        state
+    }
+
+    /// Changes one state, writes all of them, and says it to the journal.
+    fn change(&self, statuses: &mut Statuses, name: &str, state: State, words: String) {
+        let Some(status) = statuses.get_mut(name).filter(|status| status.state != state || status.words != words) else { return };
+        if status.state != state {
+            status.since = status::now();
+        }
+        match state {
+            State::Done => status.tries = 0,
+            State::Running => status.tries += 1,
+            State::Waiting | State::Failed => {}
+        }
+        (status.state, status.words) = (state, words);
+        console::print(format!("{name}: {} {}", state.as_str(), status.words).trim_end());
+        if let Err(error) = status::write(&self.file, statuses) {
+            console::error(&error.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(name: &str, check: &str, apply: &str) -> Step {
+        let shell = |text: &str| ["sh", "-c", text].map(str::to_string).to_vec();
+        let (user, timeout) = ("root".to_string(), 10);
+        Step { name: name.into(), after: Vec::new(), needs: Vec::new(), check: shell(check), apply: shell(apply), user, timeout }
+    }
+
+    /// Lets one step have its turn; gives the state and the words that it leaves in the file.
+    fn left_by(step: &Step) -> (State, String, u32) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("steps.json");
+        let board = Board::new(std::slice::from_ref(step), &file).unwrap();
+        turn(step, &board);
+        let mut statuses: Statuses = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let status = statuses.remove(&step.name).unwrap();
+        (status.state, status.words, status.tries)
+    }
+
+    #[test]
+    fn a_step_that_is_done_is_not_applied() {
+        assert_eq!(left_by(&step("a/b", "true", "exit 9")), (State::Done, String::new(), 0));
+    }
+
+    #[test]
+    fn a_step_is_applied_and_checked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark").display().to_string();
+        assert_eq!(left_by(&step("a/b", &format!("test -e {mark}"), &format!("touch {mark}"))), (State::Done, String::new(), 0));
+    }
+
+    #[test]
+    fn a_step_that_fails_says_so_in_the_words_of_its_program() {
+        let (state, words, tries) = left_by(&step("a/b", "false", "echo no such table >&2; exit 3"));
+        assert_eq!((state, tries), (State::Failed, 1));
+        assert!(words.contains("no such table"), "{words}");
+    }
+
+    #[test]
+    fn an_apply_that_ends_well_and_does_nothing_is_a_failure() {
+        let (state, words, _) = left_by(&step("a/b", "false", "true"));
+        assert_eq!(state, State::Failed);
+        assert!(words.starts_with("checking what seemed to go well: "), "{words}");
+    }
+
+    #[test]
+    fn an_apply_that_takes_too_long_is_ended() {
+        let slow = Step { timeout: 1, ..step("a/b", "false", "sleep 100") };
+        assert_eq!(left_by(&slow).0, State::Failed);
+    }
+
+    #[test]
+    fn a_step_whose_peer_does_not_answer_waits_and_says_for_whom() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap().to_string();
+        let needs = vec![Need { name: "the database".into(), at: at.clone() }];
+        let waiting = Step { needs, ..step("a/b", "false", "exit 9") };
+        assert_eq!(left_by(&waiting).0, State::Failed, "it answers, so apply runs");
+        drop(listener);
+        assert_eq!(left_by(&waiting), (State::Waiting, format!("the database at {at}"), 0));
+    }
+
+    #[test]
+    fn a_step_waits_for_those_before_it_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let second = Step { after: vec!["a/first".into(), "other/absent".into()], ..step("a/second", "true", "true") };
+        let board = Board::new(&[step("a/first", "true", "true"), second.clone()], &folder.path().join("steps.json")).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| board.wait_for(&second.after, &second.name));
+            while board.lock()["a/second"].words != "a/first" {
+                std::thread::yield_now();
+            }
+            board.set("a/first", State::Done, String::new());
+            waiting.join().unwrap();
+        });
+    }
+}

@@ -1,0 +1,35 @@
+//! Steps of a living node: `engine` carries them out, `status` says how far they are.
+//!
+//! The image's layers hold the steps (`model::step`); the engine is a service that never ends. What it knows is in
+//! `/run/ostack/steps.json`, written anew at every change.
+
+mod engine;
+mod status;
+
+pub use engine::run;
+pub use status::show;
+
+use crate::base::error::{Context, Error, Result};
+use crate::base::fs;
+use crate::model::step::{FOLDER, Step};
+use std::path::Path;
+
+/// The steps below a root, by name.
+///
+/// # Errors
+/// A file is no list of steps.
+fn load(root: &Path) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    let folder = root.join(FOLDER);
+    if !folder.is_dir() {
+        return Ok(steps);
+    }
+    for file in fs::sorted_dir(&folder)? {
+        let text = fs::read_text(&file)?;
+        let list: Vec<Step> =
+            serde_json::from_str(&text).map_err(|error| Error::new(error).at(&file, None)).doing(|| "reading steps")?;
+        steps.extend(list);
+    }
+    steps.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(steps)
+}
