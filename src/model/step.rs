@@ -15,6 +15,9 @@ pub const FOLDER: &str = "usr/share/ostack/steps";
 pub struct StepEntry {
     /// Unique in the overlay; elsewhere it is `OVERLAY/NAME`.
     pub name: Spanned<Word>,
+    /// Whether every node does it for itself, or one for all.
+    #[serde(default)]
+    pub scope: StepScope,
     /// Steps that must be done before: `OVERLAY/NAME`, or `NAME` of this overlay. One whose overlay or conditions are not in
     /// the role is no hindrance.
     #[serde(default)]
@@ -38,6 +41,17 @@ pub struct StepEntry {
     pub when: Option<String>,
 }
 
+/// Who carries a step out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepScope {
+    /// Every node of the role.
+    #[default]
+    Node,
+    /// One node of the role at a time: whoever gets the cluster's lock. The others find it done.
+    Cluster,
+}
+
 /// A service that must answer.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +67,8 @@ pub struct Need {
 pub struct Step {
     /// `OVERLAY/NAME`.
     pub name: String,
+    /// Who carries it out.
+    pub scope: StepScope,
     /// Full names of the steps before it.
     pub after: Vec<String>,
     /// What must answer.

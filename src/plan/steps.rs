@@ -25,6 +25,7 @@ pub fn of_overlay(overlay: &LoadedOverlay, release: &Word, context: &Map<String,
         let full = |name: &String| if name.contains('/') { name.clone() } else { format!("{}/{name}", overlay.name) };
         steps.push(Step {
             name: format!("{}/{}", overlay.name, entry.name.get_ref()),
+            scope: entry.scope,
             after: entry.after.iter().map(full).collect(),
             needs: entry.needs.iter().map(need).collect::<Result<_>>()?,
             check: entry.check.iter().map(text).collect::<Result<_>>()?,

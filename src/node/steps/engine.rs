@@ -8,12 +8,15 @@
 //!    └── what it needs does <─┤                                               │
 //!        not answer           └──> running: apply ──> ? ── still not ──> failed, again after a pause
 //! ```
+//!
+//! A step of the cluster is applied under a lock that only one node has at a time. What the lock is, an overlay says: a
+//! program that waits for it, runs another program, and gives the lock back when that ends or the node dies.
 
 use super::load;
 use super::status::{self, State, Status, Statuses};
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::tool::Tool;
-use crate::model::step::{Need, Step};
+use crate::model::step::{Need, Step, StepScope};
 use crate::node::console;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -28,6 +31,11 @@ const ANSWER: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_secs(30);
 /// The pause after a failure doubles from the first to the last of these.
 const PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
+/// The program that runs another one under a lock: `cluster-lock NAME PROGRAM ARGS…`.
+const LOCK: &str = "/usr/lib/ostack/cluster-lock";
+/// Where a node has this program.
+const SELF: &str = "/usr/lib/ostack/ostack-node";
 
 /// All steps' states, and a bell that rings when one changes.
 struct Board {
@@ -85,8 +93,32 @@ fn turn(step: &Step, board: &Board) -> State {
     }
 }
 
+/// Applies one step by name, if it is not done: what the holder of the cluster's lock does.
+///
+/// # Errors
+/// There is no such step, or it fails.
+pub fn apply(name: &str) -> Result<()> {
+    let steps = load(Path::new("/"))?;
+    let step = steps.iter().find(|step| step.name == name).ok_or_else(|| {
+        let known: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+        Error::new(format!("there is no step `{name}`")).next(format!("use one of: {}", known.join(", ")))
+    })?;
+    // Whoever had the lock before may have done it.
+    if command(step, &step.check, CHECK).is_ok() {
+        return Ok(());
+    }
+    attempt(&Step { scope: StepScope::Node, ..step.clone() })
+}
+
 fn attempt(step: &Step) -> Result<()> {
-    command(step, &step.apply, step.timeout)?;
+    match step.scope {
+        StepScope::Node => command(step, &step.apply, step.timeout)?,
+        StepScope::Cluster => {
+            let locked = [LOCK, &step.name, SELF, "apply", &step.name].map(str::to_string);
+            // Another node may hold the lock for as long as the step may take.
+            command(&Step { user: "root".to_string(), ..step.clone() }, &locked, 2 * step.timeout + CHECK)?;
+        }
+    }
     command(step, &step.check, CHECK).map_err(|error| error.doing("checking what seemed to go well"))
 }
 
@@ -166,7 +198,16 @@ mod tests {
     fn step(name: &str, check: &str, apply: &str) -> Step {
         let shell = |text: &str| ["sh", "-c", text].map(str::to_string).to_vec();
         let (user, timeout) = ("root".to_string(), 10);
-        Step { name: name.into(), after: Vec::new(), needs: Vec::new(), check: shell(check), apply: shell(apply), user, timeout }
+        Step {
+            name: name.into(),
+            scope: StepScope::Node,
+            after: Vec::new(),
+            needs: Vec::new(),
+            check: shell(check),
+            apply: shell(apply),
+            user,
+            timeout,
+        }
     }
 
     /// Lets one step have its turn; gives the state and the words that it leaves in the file.
