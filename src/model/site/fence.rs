@@ -17,7 +17,8 @@ pub(super) fn read(source: &Source<'_>, name: &NodeName, node: &written::Node) -
     let Some(written) = &node.fence else { return Ok(None) };
     let error = |cause: String| source.error(&written.span(), cause);
     let fence = written.get_ref();
-    let plain = |agent: &String| agent.starts_with("fence_") && agent.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-".contains(&c));
+    let plain =
+        |agent: &String| agent.starts_with("fence_") && agent.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-".contains(&c));
     if !fence.get("agent").is_some_and(plain) {
         return Err(error(format!("the fence device of {name} names no agent"))
             .next("write agent = \"fence_…\", such as fence_ipmilan, beside its options"));
