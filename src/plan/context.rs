@@ -103,7 +103,7 @@ pub fn node_value(node: &Node, index: usize) -> Value {
         "name": node.name, "role": node.role, "index": index,
         "management": node.management, "external": node.external,
         "mac": node.mac, "external_mac": node.external_mac, "serial": node.serial,
-        "memory_mib": node.memory_mib, "cores": node.cores,
+        "memory_mib": node.memory_mib, "cores": node.cores, "fence": node.fence,
     })
 }
 

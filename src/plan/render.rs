@@ -110,6 +110,9 @@ impl<'a> Templates<'a> {
             let found = places.filter_map(|(name, text)| Some((file_of(self.folder, name), line_of(text, word)?))).next();
             found.map_or_else(|| (file_of(self.folder, name), None), |(file, line)| (file, Some(line)))
         };
+        if let Some((cause, next)) = message.split_once(REMEDY) {
+            return Error::new(cause).at(file_of(self.folder, name), None).next(next);
+        }
         let Some(missing) = message.strip_prefix("Variable `").and_then(|rest| rest.split('`').next()) else {
             let (file, line) = quoted(&message).map_or_else(|| (file_of(self.folder, name), None), place);
             return Error::new(message).at(file, line).next(LANGUAGE);
@@ -175,6 +178,9 @@ fn secret(arguments: &HashMap<String, tera::Value>) -> tera::Result<tera::Value>
     let name = text("name").ok_or_else(|| tera::Error::msg("`secret` wants a name: secret(name=\"…\")"))?;
     Ok(super::secrets::placeholder(name, text("field").unwrap_or("value")).into())
 }
+
+/// What separates cause and remedy in the message of a template's own `throw(message="cause; next: remedy")`.
+const REMEDY: &str = "; next: ";
 
 /// Templates that every overlay has lie in `recipes/templates/` and are included as `shared/NAME`.
 const SHARED: &str = "shared/";
@@ -285,6 +291,14 @@ mod tests {
         assert_eq!(
             Templates::parse(&texts, Path::new("")).unwrap().render("a.tera", &Values::new(serde_json::Map::new())).unwrap(),
             "said once"
+        );
+    }
+
+    #[test]
+    fn a_template_can_refuse_a_site_and_say_what_to_write() {
+        assert_eq!(
+            render("{{ throw(message=\"there is no \" ~ role ~ \"; next: add one\") }}").unwrap_err().to_string(),
+            "overlays/x/templates/t.tera: there is no controller\n  next: add one"
         );
     }
 

@@ -8,11 +8,13 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+mod fence;
 mod network;
 mod node;
 mod words;
 mod written;
 
+pub use fence::Fence;
 pub use network::{Network, Subnet};
 pub use node::{DiskHint, Node};
 

@@ -1,5 +1,6 @@
 //! The site's machines.
 
+use super::fence::{self, Fence};
 use super::{Network, words, written};
 use crate::base::error::{Error, Result};
 use crate::base::name::{NodeName, Role};
@@ -32,6 +33,8 @@ pub struct Node {
     pub memory_mib: u64,
     /// Processor cores: what worker counts are derived from.
     pub cores: u32,
+    /// What can switch it off, for the cluster manager.
+    pub fence: Option<Fence>,
     /// The line of the site file in which the node's name stands.
     #[serde(skip)]
     pub line: usize,
@@ -145,6 +148,7 @@ impl Used {
             disk: written.disk.clone(),
             memory_mib: 0,
             cores: 0,
+            fence: fence::read(source, &name, written)?,
             role: *written.role.get_ref(),
             name,
             line,

@@ -82,6 +82,7 @@ pub(super) struct Node {
     pub(super) disk: Option<DiskHint>,
     pub(super) memory: Option<Spanned<String>>,
     pub(super) cores: Option<Spanned<u32>>,
+    pub(super) fence: Option<Spanned<BTreeMap<String, String>>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -87,16 +87,15 @@ fn words(lines: &[String], key: &str) -> Vec<String> {
     lines.iter().filter_map(rest).collect()
 }
 
-/// The lines of one of HAProxy's sections: `global`, `defaults`, `listen NAME`.
+/// The lines of one of HAProxy's sections: `global`, `defaults`, `listen NAME`. A section begins in the first column.
 pub fn haproxy_lines(text: &str, section: &str) -> Vec<String> {
-    const SECTIONS: [&str; 7] = ["global", "defaults", "listen", "frontend", "backend", "userlist", "peers"];
     let mut inside = false;
     let mut found = Vec::new();
-    for line in lines(text) {
-        if SECTIONS.contains(&line.split(' ').next().unwrap_or_default()) && !text.contains(&format!(" {line}\n")) {
-            inside = line == section;
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#') && !line.trim().is_empty()) {
+        if !line.starts_with(' ') {
+            inside = squeezed(line) == section;
         } else if inside {
-            found.push(line);
+            found.push(squeezed(line));
         }
     }
     found
