@@ -34,6 +34,12 @@ pub(super) struct Opener {
 }
 
 impl From {
+    /// From a file, or from the usual one.
+    pub fn file_or_usual(file: Option<PathBuf>, key: &Opener) -> Self {
+        let variable = || std::env::var_os("OSTACK_SECRETS").filter(|value| !value.is_empty()).map(PathBuf::from);
+        Self { secrets: file.or_else(variable), key: key.clone() }
+    }
+
     /// The file, whether it is there or not.
     pub fn file(&self, session: &Session) -> PathBuf {
         let beside = || session.site_file.parent().unwrap_or(Path::new("")).join(file::NAME);
@@ -58,11 +64,11 @@ pub(super) fn not_there(path: &Path) -> Error {
 impl Opener {
     /// Opens a file of secrets for the session's site.
     pub fn open(&self, path: &Path, session: &Session) -> Result<Held> {
-        self.open_with_key(path, session).map(|(held, _)| held)
+        self.open_with_lock(path, session).map(|(held, _)| held)
     }
 
     /// The same, with what would encrypt it again.
-    pub fn open_with_key(&self, path: &Path, session: &Session) -> Result<(Held, Lock)> {
+    pub fn open_with_lock(&self, path: &Path, session: &Session) -> Result<(Held, Lock)> {
         if !path.exists() {
             return Err(not_there(path));
         }

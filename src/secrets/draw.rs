@@ -38,6 +38,15 @@ pub fn missing<'w>(held: &mut Held, wanted: &'w [Wanted]) -> Result<Vec<&'w Want
     Ok(new)
 }
 
+/// Certificates that were drawn for other names than are wanted now: an address or a host name has changed since.
+pub fn outdated<'w>(held: &Held, wanted: &'w [Wanted]) -> Vec<&'w Wanted> {
+    let other = |one: &&Wanted| {
+        let there = held.get(one.node.as_ref().map(|node| node.as_str()), one.name.as_str());
+        there.is_some_and(|there| there.names != one.names)
+    };
+    wanted.iter().filter(other).collect()
+}
+
 /// Values for `references` that mean nothing and have the right form, for programs that check files: keys are keys, and
 /// certificates are signed by the authority that goes with them.
 ///

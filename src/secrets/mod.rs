@@ -108,6 +108,25 @@ impl Held {
         Ok(values)
     }
 
+    /// How many values of a name there are: one of the site, or one for each of so many nodes.
+    pub fn count(&self, name: &str) -> usize {
+        usize::from(self.shared.contains_key(name)) + self.nodes.values().filter(|own| own.contains_key(name)).count()
+    }
+
+    /// Forgets a secret, the site's and every node's.
+    pub fn forget(&mut self, name: &str) {
+        self.shared.remove(name);
+        self.nodes.values_mut().for_each(|own| {
+            own.remove(name);
+        });
+    }
+
+    /// Takes a value that somebody else decided, for the whole site.
+    pub fn set(&mut self, name: &str, kind: SecretKind, value: String) {
+        let fields = Fields::from([("value".to_string(), value)]);
+        self.put(None, name, Drawn { kind, names: Vec::new(), fields });
+    }
+
     fn put(&mut self, node: Option<&str>, name: &str, drawn: Drawn) {
         match node {
             Some(node) => self.nodes.entry(node.to_string()).or_default().insert(name.to_string(), drawn),
