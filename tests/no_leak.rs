@@ -95,8 +95,9 @@ impl Search {
         };
         add("the passphrase", "as it is", PASSPHRASE.into());
         for (name, value) in values {
-            // PEM's first and last lines say nothing; those between are the value.
-            for line in value.lines().filter(|line| !line.starts_with("-----")) {
+            // Lines that values have in common are of their format: PEM's first and last, the head of an OpenSSH key.
+            let shared = |line: &str| values.iter().filter(|(_, value)| value.lines().any(|other| other == line)).count() > 1;
+            for line in value.lines().filter(|line| !shared(line)) {
                 add(name, "as it is", line.into());
                 // A public key has its type and a comment beside it, which are no secret and may be anywhere.
                 for word in line.split(' ').filter(|word| word.len() >= 40) {

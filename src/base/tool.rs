@@ -153,10 +153,11 @@ impl Tool {
         if self.clear_env {
             expression = expression.full_env(self.env);
         } else {
-            expression = expression.env_remove(PASSPHRASE);
             for (name, value) in self.env {
                 expression = expression.env(name, value);
             }
+            // duct carries out the last first: whoever passes it on purpose still does.
+            expression = expression.env_remove(PASSPHRASE);
         }
         expression
     }
