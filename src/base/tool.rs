@@ -211,6 +211,21 @@ mod tests {
     }
 
     #[test]
+    fn the_passphrase_reaches_only_a_program_that_is_given_it() {
+        // This test's own program again, with the variable set: what it starts must not see it.
+        let shown = |tool: Tool| tool.arg("-c").arg("echo ${OSTACK_PASSPHRASE-none}").run().unwrap().text();
+        assert_eq!(shown(Tool::new("sh").env(PASSPHRASE, "on purpose")), "on purpose\n");
+        let name = "base::tool::tests::the_passphrase_reaches_only_a_program_that_is_given_it";
+        if std::env::var_os(PASSPHRASE).is_some() {
+            assert_eq!(shown(Tool::new("sh")), "none\n");
+        } else {
+            let own = std::env::current_exe().unwrap();
+            let out = Tool::new(own).args(["--exact", name]).env(PASSPHRASE, "of the caller").run().unwrap();
+            assert!(out.text().contains("1 passed"), "{}", out.text());
+        }
+    }
+
+    #[test]
     fn nothing_of_the_callers_environment_reaches_a_cleared_program() {
         let out = Tool::new("/usr/bin/env").clear_env().env("A", "1").run().unwrap();
         assert_eq!(out.text(), "A=1\n");
