@@ -194,10 +194,24 @@ pub struct PortEntry {
     pub protocol: Protocol,
     /// Who may connect.
     pub from: Peers,
+    /// At which of the node's addresses.
+    #[serde(default)]
+    pub at: At,
     /// Only in this release.
     pub release: Option<Word>,
     /// Only where this tera expression is true.
     pub when: Option<String>,
+}
+
+/// The addresses of a node at which a port may be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum At {
+    /// All.
+    #[default]
+    Any,
+    /// The site's VIPs, while the node holds them.
+    Vip,
 }
 
 /// A transport protocol.
