@@ -14,6 +14,7 @@ use std::path::Path;
 ///
 /// A context of tera shares nothing with another one, and the lists of a large site's nodes are megabytes: so there is one
 /// for a role, in which `param` is set for one overlay after the other.
+#[derive(Clone)]
 pub struct Values {
     tera: tera::Context,
     names: BTreeSet<String>,
@@ -94,6 +95,7 @@ fn network(network: &Network) -> Value {
         "vip": network.vip,
         "gateway": network.gateway,
         "mtu": network.mtu,
+        "vlan": network.vlan,
     })
 }
 
@@ -106,6 +108,14 @@ pub fn node_value(node: &Node, index: usize) -> Value {
         "provider_interface": node.provider_interface,
         "memory_mib": node.memory_mib, "cores": node.cores, "fence": node.fence,
     })
+}
+
+/// What the templates of a node's own files see of it: its interfaces, too. In the lists of all nodes they would be most of a
+/// large site's memory.
+pub fn own_value(node: &Node, index: usize) -> Value {
+    let mut value = node_value(node, index);
+    value["interfaces"] = json!(node.interfaces);
+    value
 }
 
 /// An overlay's parameters: its defaults, then the recipe's values, then the site's.

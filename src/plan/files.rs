@@ -13,6 +13,7 @@ use crate::model::overlay::{FileEntry, Owner, Scope, UnitAction, Units};
 use crate::model::release::Release;
 use crate::model::step;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Files by path.
@@ -163,23 +164,27 @@ impl<'a> Prepared<'a> {
         for PreparedFile { entry, line, condition } in self.files.iter().filter(|file| file.entry.scope == scope) {
             let line = *line;
             let at = |error: Error| error.at(&self.overlay.file, line);
-            if let Some(condition) = condition
-                && !condition.holds(values).map_err(at)?
-            {
-                continue;
-            }
-            let bytes = self.content(entry, values).map_err(at)?;
-            let (uid, gid) = accounts.numbers(&entry.owner).map_err(at)?;
-            let path = entry.path.get_ref();
-            let references = secrets::references(&bytes);
-            if !references.is_empty() {
-                secrets::check(path, entry.mode.0, &references, declared).map_err(at)?;
-                with_secrets.push_str(&format!("{path}\n"));
-            }
-            let file = File { kind: FileKind::Regular(bytes), uid, gid, mode: entry.mode.0, overrides: entry.overrides, line };
-            if files.insert(path.clone(), file).is_some() {
-                return Err(at(Error::new(format!("the conditions of two entries of {path} hold at once")))
-                    .next("make one the opposite of the other: when = \"not …\""));
+            for values in each(entry, values).map_err(at)? {
+                let values = values.as_ref();
+                if let Some(condition) = condition
+                    && !condition.holds(values).map_err(at)?
+                {
+                    continue;
+                }
+                let bytes = self.content(entry, values).map_err(at)?;
+                let (uid, gid) = accounts.numbers(&entry.owner).map_err(at)?;
+                let path: RelPath = Templates::render_text(entry.path.get_ref().as_str(), values).map_err(at)?.parse()?;
+                let references = secrets::references(&bytes);
+                if !references.is_empty() {
+                    secrets::check(&path, entry.mode.0, &references, declared).map_err(at)?;
+                    with_secrets.push_str(&format!("{path}\n"));
+                }
+                let file =
+                    File { kind: FileKind::Regular(bytes), uid, gid, mode: entry.mode.0, overrides: entry.overrides, line };
+                if files.insert(path.clone(), file).is_some() {
+                    return Err(at(Error::new(format!("the conditions of two entries of {path} hold at once")))
+                        .next("make the condition of one the opposite of the other: when = \"not …\""));
+                }
             }
         }
         if scope == Scope::Node {
@@ -275,6 +280,22 @@ impl<'a> Prepared<'a> {
         }
         Ok(units)
     }
+}
+
+/// What an entry is rendered with: the values as they are, or with `item` for each element of its list.
+fn each<'v>(entry: &FileEntry, values: &'v Values) -> Result<Vec<Cow<'v, Values>>> {
+    let Some(name) = &entry.each else { return Ok(vec![Cow::Borrowed(values)]) };
+    let mut parts = name.split('.');
+    let first = parts.next().and_then(|first| values.get(first));
+    let Some(list) = parts.fold(first, |value, part| value?.get(part)).and_then(Value::as_array) else {
+        return Err(Error::new(format!("there is no list `{name}`")).next("name one that templates see, such as node.interfaces"));
+    };
+    let with = |item: &Value| {
+        let mut values = values.clone();
+        values.set("item", item);
+        Cow::Owned(values)
+    };
+    Ok(list.iter().map(with).collect())
 }
 
 /// What the overlay's units, and its `sysctl` and `modules` tables mean as files.

@@ -74,7 +74,7 @@ impl NodePlanner<'_, '_> {
     pub fn plan(&mut self, node: &Node) -> Result<FileSet> {
         let Planner { inputs, accounts, overlays, places, .. } = self.planner;
         let place = places.get(node.name.as_str()).copied().unwrap_or_default();
-        self.values.set("node", &context::node_value(node, place));
+        self.values.set("node", &context::own_value(node, place));
         let mut merged = FileSet::new();
         let mut writers = BTreeMap::<RelPath, _>::new();
         for prepared in overlays {
