@@ -183,7 +183,7 @@ impl<'a> Prepared<'a> {
                     File { kind: FileKind::Regular(bytes), uid, gid, mode: entry.mode.0, overrides: entry.overrides, line };
                 if files.insert(path.clone(), file).is_some() {
                     return Err(at(Error::new(format!("the conditions of two entries of {path} hold at once")))
-                        .next("make the condition of one the opposite of the other: when = \"not …\""));
+                        .next("make one the opposite of the other: when = \"not …\""));
                 }
             }
         }

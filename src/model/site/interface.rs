@@ -131,6 +131,9 @@ pub enum Hash {
     Connections,
 }
 
+/// What a device has that nothing else is said of, in bytes.
+const ETHERNET_MTU: u16 = 1500;
+
 /// What a node's interfaces follow from.
 pub(super) struct Asked<'a> {
     pub(super) source: &'a Source<'a>,
@@ -211,7 +214,7 @@ impl<'a> Asked<'a> {
         for one in wanted {
             self.network(&one, &mut all)?;
         }
-        lift_mtu(&mut all);
+        self.lift_mtu(&mut all)?;
         Ok(all)
     }
 
@@ -285,10 +288,7 @@ impl<'a> Asked<'a> {
                         .error(span, format!("the {} interface of {name} is in the bond {bond}", wanted.network))
                         .next(format!("write {key} = \"{bond}\" beside it, or another adapter's address")));
                 }
-                (
-                    span.clone(),
-                    Interface { name: wanted.short.to_string(), mac: Some((*mac).clone()), ..Interface::default() },
-                )
+                (span.clone(), Interface { name: wanted.short.to_string(), mac: Some((*mac).clone()), ..Interface::default() })
             }
             (None, None) => {
                 if wanted.address.is_some() {
@@ -317,7 +317,10 @@ impl<'a> Asked<'a> {
             if let Some(other) = all[at].network {
                 return Err(self
                     .source
-                    .error(&span, format!("{below} of {name} would carry the {other} and the {} network untagged", wanted.network))
+                    .error(
+                        &span,
+                        format!("{below} of {name} would carry the {other} and the {} network untagged", wanted.network),
+                    )
                     .next(format!("give the {} network another interface, or one of the two a vlan", wanted.network)));
             }
             let one = &mut all[at];
@@ -328,7 +331,10 @@ impl<'a> Asked<'a> {
             let other = other.network.unwrap_or_default();
             return Err(self
                 .source
-                .error(&span, format!("{below} of {name} would carry the {other} and the {} network with the tag {tag}", wanted.network))
+                .error(
+                    &span,
+                    format!("{below} of {name} would carry the {other} and the {} network with the tag {tag}", wanted.network),
+                )
                 .next(format!("give the {} network another interface or another vlan", wanted.network)));
         }
         let tagged = self.new_name(format!("{below}.{tag}"), &span, all)?;
@@ -363,21 +369,40 @@ impl<'a> Asked<'a> {
         }
         Ok(name)
     }
-}
 
-/// A device carries no greater packets than the one below it.
-fn lift_mtu(all: &mut [Interface]) {
-    let above: Vec<(String, u16)> = all.iter().filter_map(|one| Some((one.parent.clone()?, one.mtu?))).collect();
-    for (below, mtu) in above {
-        for one in all.iter_mut().filter(|one| one.name == below) {
-            one.mtu = one.mtu.max(Some(mtu));
+    /// Gives devices below others their greatest MTU: a packet goes through both. What was to keep a smaller one then says so.
+    fn lift_mtu(&self, all: &mut [Interface]) -> Result<()> {
+        let greatest = |below: &Interface, all: &[Interface]| -> Option<u16> {
+            all.iter().filter(|one| one.parent.as_ref() == Some(&below.name)).filter_map(|one| one.mtu).max()
+        };
+        for index in 0..all.len() {
+            let Some(mtu) = greatest(&all[index], all) else { continue };
+            let one = &all[index];
+            if one.address.is_some() && one.mtu.unwrap_or(ETHERNET_MTU) < mtu {
+                let network = one.network.unwrap_or_default();
+                return Err(self
+                    .source
+                    .error(
+                        &self.node.name.span(),
+                        format!(
+                            "{} of {} carries the {network} network untagged, below a tagged one with mtu {mtu}",
+                            one.name, self.name
+                        ),
+                    )
+                    .next(format!("write a vlan for the {network} network, or the same mtu")));
+            }
+            let name = one.name.clone();
+            all[index].mtu = all[index].mtu.max(Some(mtu));
+            for above in all.iter_mut().filter(|one| one.parent.as_ref() == Some(&name)) {
+                above.mtu = above.mtu.or(Some(ETHERNET_MTU));
+            }
         }
-    }
-    let bonds: Vec<(String, Option<u16>)> =
-        all.iter().filter(|one| one.kind == Kind::Bond).map(|one| (one.name.clone(), one.mtu)).collect();
-    for (bond, mtu) in bonds {
-        for one in all.iter_mut().filter(|one| one.bond.as_ref() == Some(&bond)) {
-            one.mtu = mtu;
+        let bonds = all.iter().filter(|one| one.kind == Kind::Bond).map(|one| (one.name.clone(), one.mtu));
+        for (bond, mtu) in bonds.collect::<Vec<_>>() {
+            for one in all.iter_mut().filter(|one| one.bond.as_ref() == Some(&bond)) {
+                one.mtu = mtu;
+            }
         }
+        Ok(())
     }
 }
