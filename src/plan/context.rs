@@ -14,7 +14,6 @@ use std::path::Path;
 ///
 /// A context of tera shares nothing with another one, and the lists of a large site's nodes are megabytes: so there is one
 /// for a role, in which `param` is set for one overlay after the other.
-#[derive(Clone)]
 pub struct Values {
     tera: tera::Context,
     names: BTreeSet<String>,
@@ -32,6 +31,12 @@ impl Values {
     pub fn set(&mut self, name: &str, value: &Value) {
         self.names.insert(name.to_string());
         self.tera.insert(name, value);
+    }
+
+    /// Takes a value away.
+    pub fn remove(&mut self, name: &str) {
+        self.names.remove(name);
+        self.tera.remove(name);
     }
 
     /// A value.
