@@ -108,7 +108,7 @@ impl<'a> NodePlanner<'_, 'a> {
 
     fn at(&mut self, node: &Node) {
         let place = self.planner.places.get(node.name.as_str()).copied().unwrap_or_default();
-        self.values.set("node", &context::node_value(node, place));
+        self.values.set("node", &context::own_value(node, place));
     }
 
     /// Plans a node of the role: its own files, those of its seed.
@@ -123,7 +123,7 @@ impl<'a> NodePlanner<'_, 'a> {
         for prepared in overlays {
             self.values.set("param", &prepared.parameters);
             let overlay = prepared.overlay;
-            for (path, file) in prepared.files(Scope::Node, accounts, inputs.secrets, &self.values)? {
+            for (path, file) in prepared.files(Scope::Node, accounts, inputs.secrets, &mut self.values)? {
                 if let Some(first) = writers.insert(path.clone(), &overlay.name)
                     && !file.overrides
                 {

@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 mod fence;
+mod interface;
 mod network;
 mod node;
 mod words;
 mod written;
 
 pub use fence::Fence;
+pub use interface::{Bonding, Hash, Interface, Kind, LacpRate, Mode};
 pub use network::{Network, Provider, Subnet};
 pub use node::{DiskHint, Node};
 
@@ -102,7 +104,8 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
             .at(source.file, management_line)
             .next("write vip = \"…\", a free address of that network"));
     }
-    let nodes = node::read_all(source, &file, &management, &external)?;
+    let provider = network::provider(source, &file.network.provider)?;
+    let nodes = node::read_all(source, &file, &management, &external, &provider)?;
     let site = Site {
         name: file.site.name,
         release: file.site.release,
@@ -110,7 +113,7 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
         time_zone: file.site.time_zone.into_inner(),
         management,
         external,
-        provider: network::provider(source, file.network.provider)?,
+        provider,
         dns: file.dns.servers.iter().map(|one| words::address(source, one)).collect::<Result<_>>()?,
         ntp: file.ntp.servers.into_iter().map(|one| words::ntp_server(source, one)).collect::<Result<_>>()?,
         authorized_keys: file.ssh.authorized_keys.into_iter().map(|key| words::ssh_key(source, key)).collect::<Result<_>>()?,
