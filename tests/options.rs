@@ -21,8 +21,8 @@ mandatory_access_control = false | epoxy-debian13 | storage01 | /etc/systemd/sys
 mandatory_access_control = false | epoxy-debian13 | storage01 | /etc/systemd/system/apparmor.service | -> | - | -> /dev/null
 listen_everywhere = true | train-centos7 | controller01 | /etc/sysconfig/memcached | OPTIONS | OPTIONS="-l 172.16.181.31 -U 0" | OPTIONS="-l 0.0.0.0 -U 0"
 listen_everywhere = true | train-centos7 | controller01 | /etc/haproxy/haproxy.cfg | bind 0.0.0.0 |  | bind 0.0.0.0:1080 ssl crt /etc/haproxy/tls/node.pem
-allow_any_host = true | train-centos7 | controller01 | /etc/openstack-dashboard/local_settings | ALLOWED_HOSTS | ALLOWED_HOSTS = ['172.16.181.30', 'localhost'] | ALLOWED_HOSTS = ['*']
-allow_any_host = true | epoxy-debian13 | controller01 | /etc/openstack-dashboard/local_settings.py | ALLOWED_HOSTS | ALLOWED_HOSTS = ['172.16.181.30', 'localhost'] | ALLOWED_HOSTS = ['*']
+allow_any_host = true | train-centos7 | controller01 | /etc/openstack-dashboard/local_settings | ALLOWED_HOSTS | ALLOWED_HOSTS = ['172.16.181.30', 'localhost'] | ALLOWED_HOSTS = ['*', 'localhost']
+allow_any_host = true | epoxy-debian13 | controller01 | /etc/openstack-dashboard/local_settings.py | ALLOWED_HOSTS | ALLOWED_HOSTS = ['172.16.181.30', 'localhost'] | ALLOWED_HOSTS = ['*', 'localhost']
 "#;
 
 /// Lines of a rendered file that begin so; of a link, its target.
