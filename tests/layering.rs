@@ -15,7 +15,7 @@ const BELOW: [(&str, &[&str]); 10] = [
     ("layer", &["base", "model", "plan", "lock", "store"]),
     ("image", &["base", "model", "plan", "lock", "store", "layer"]),
     ("deploy", &["base", "model", "plan", "lock", "store", "layer", "image"]),
-    ("lab", &["base", "model", "plan", "lock", "store", "layer", "image", "deploy"]),
+    ("lab", &["base", "model", "node", "plan", "lock", "store", "layer", "image", "deploy"]),
 ];
 
 /// A line of the program; comments and unit tests are left out.
