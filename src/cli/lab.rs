@@ -1,7 +1,7 @@
 //! `ostack-image lab`: the site on this machine, each node a container over the very layers of its image.
 
 use super::session::{Session, store_folder};
-use super::{Global, print_json};
+use super::{Global, print_json, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::image::manifest;
@@ -10,6 +10,7 @@ use crate::lab::machine::{Folder, Interface, Machine};
 use crate::lab::{group, inside, outside};
 use crate::model::site::Node;
 use crate::plan::files::FileKind;
+use crate::secrets::{Held, draw};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
@@ -35,6 +36,8 @@ enum Verb {
         /// How many seconds a node may take
         #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         timeout: u64,
+        #[command(flatten)]
+        secrets: unlock::From,
     },
     /// Show every node: whether it runs, how its systemd is, how far its steps are
     Status,
@@ -83,6 +86,8 @@ enum Verb {
         /// How many seconds the node may take
         #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         timeout: u64,
+        #[command(flatten)]
+        secrets: unlock::From,
     },
     /// End the lab; nodes keep their state for the next one
     Down {
@@ -100,13 +105,13 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     };
     let folder = Folder::new(&folder)?;
     match &options.verb {
-        Verb::Up { nodes, timeout } => {
+        Verb::Up { nodes, timeout, secrets } => {
             session.warn();
             let nodes: Vec<&Node> = match nodes.is_empty() {
                 true => session.site.nodes.iter().collect(),
                 false => nodes.iter().map(|name| session.site.node(name)).collect::<Result<_>>()?,
             };
-            up(&session, &folder, &nodes, Duration::from_secs(*timeout))?;
+            up(&session, &folder, &nodes, secrets, Duration::from_secs(*timeout))?;
             status(global, &folder)
         }
         Verb::Status => status(global, &folder),
@@ -123,7 +128,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         }
         Verb::Cut { nodes } => each(&folder, nodes, "cut"),
         Verb::Heal { nodes } => each(&folder, nodes, "heal"),
-        Verb::Reimage { node, wipe_state, timeout } => {
+        Verb::Reimage { node, wipe_state, timeout, secrets } => {
             let node = session.site.node(node)?;
             let name = node.name.to_string();
             if Holder::find(&folder)?.is_some() && folder.nodes()?.contains(&name) {
@@ -132,14 +137,15 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
             if *wipe_state {
                 fs::remove_tree(&folder.state(&name))?;
             }
-            up(&session, &folder, &[node], Duration::from_secs(*timeout))
+            up(&session, &folder, &[node], secrets, Duration::from_secs(*timeout))
         }
         Verb::Down { wipe } => down(&folder, *wipe),
     }
 }
 
-fn up(session: &Session, folder: &Folder, nodes: &[&Node], patience: Duration) -> Result<()> {
+fn up(session: &Session, folder: &Folder, nodes: &[&Node], secrets: &unlock::From, patience: Duration) -> Result<()> {
     let lock = session.release_lock()?;
+    let held = held(session, folder, secrets)?;
     let machines = nodes.iter().map(|node| machine(session, node)).collect::<Result<Vec<_>>>()?;
     let holder = Holder::ensure(folder)?;
     for (node, machine) in nodes.iter().zip(&machines) {
@@ -147,13 +153,32 @@ fn up(session: &Session, folder: &Folder, nodes: &[&Node], patience: Duration) -
         if outside::leader(holder, name).is_some() {
             continue;
         }
-        super::seed::write_to(session, &lock, node, Some(&folder.seed(name)))?;
+        super::seed::write_to(session, &lock, node, Some(&folder.seed(name)), Some(&held))?;
         folder.write(machine)?;
         eprintln!("  starting {name} …");
         outside::action(holder, folder.path(), "start", name)?;
     }
     let names: Vec<String> = nodes.iter().map(|node| node.name.to_string()).collect();
     wait(folder, holder, &names, patience)
+}
+
+/// The site's secrets; where there are none, the lab's own, which its folder keeps so that its nodes know each other.
+fn held(session: &Session, folder: &Folder, from: &unlock::From) -> Result<Held> {
+    if let Some(held) = from.held(session)? {
+        return Ok(held);
+    }
+    let file = folder.path().join("secrets.json");
+    let mut held = match file.exists() {
+        true => serde_json::from_slice(&fs::read(&file)?).map_err(|_| Error::new("these are no secrets").at(&file, None))?,
+        false => Held::new(session.site.name.as_str()),
+    };
+    if !draw::missing(&mut held, &unlock::wanted(session, None)?)?.is_empty() {
+        eprintln!("  there are no secrets of this site: drawing some for this lab");
+        let mut new = fs::temporary_beside(&file)?;
+        serde_json::to_writer(&mut new, &held).doing(|| "writing the lab's secrets")?;
+        fs::persist(new, &file, 0o600)?;
+    }
+    Ok(held)
 }
 
 /// What a node is: its role's image, and its cables.

@@ -12,11 +12,11 @@
 
 use super::machine::{Folder, Machine};
 use super::{group, net};
-use crate::base::bundle::BootIndex;
+use crate::base::bundle::{BootIndex, SEED_SECRETS};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::tool::Tool;
-use crate::node::{binds, copy, init, loops, seed, stack};
+use crate::node::{activate, binds, copy, init, loops, seed, stack};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 use std::path::{Path, PathBuf};
 
@@ -59,6 +59,11 @@ fn start(folder: &Folder, machine: &Machine) -> Result<()> {
     let state = folder.state(name);
     fs::create_dir_all(&state)?;
     binds::all(&machine.state, &state, &root)?;
+    let secrets = at.join(SEED_SECRETS);
+    if secrets.exists() {
+        copy::tree(&secrets, &place.join("run").join(SEED_SECRETS))?;
+    }
+    activate::fill(&stack::lower(&layers, &own), &root, &activate::values_of(&place.join("run").join(SEED_SECRETS))?)?;
     init::machine_id(&state, &root)?;
     init::os_release(
         &BootIndex {
