@@ -88,6 +88,8 @@ fn container(folder: &Folder, machine: &Machine, root: &Path, run: &Path) -> Res
         .package("systemd-container")
         // Debian 13's systemd knows no other hierarchy.
         .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
+        // The kernel settings of the node's own network are its own; all others stay the machine's.
+        .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network")
         .args(["--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off"])
         .args(["--console=read-only", "--kill-signal=SIGKILL", "--capability=all"])
         .arg(format!("--machine={name}"))
