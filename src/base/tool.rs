@@ -136,6 +136,31 @@ impl Tool {
             .map_err(|error| missing(&program, package, &error))
     }
 
+    /// Starts the program in a session of its own, with its output going to `log`, and leaves it: whoever made the PID
+    /// namespace ends it.
+    ///
+    /// # Errors
+    /// The program is missing or `log` cannot be written.
+    pub fn launch(self, log: &Path) -> Result<()> {
+        let package = self.package;
+        let program = self.program.clone();
+        self.expression()
+            .stderr_to_stdout()
+            .stdout_path(log)
+            .unchecked()
+            .before_spawn(|command| {
+                use std::os::unix::process::CommandExt;
+                // SAFETY: one system call, allowed between fork and exec.
+                unsafe {
+                    command.pre_exec(|| Ok(rustix::process::setsid().map(|_| ())?));
+                }
+                Ok(())
+            })
+            .start()
+            .map(|_| ())
+            .map_err(|error| missing(&program, package, &error))
+    }
+
     /// Runs to the end on the caller's terminal; gives the exit code.
     ///
     /// # Errors
