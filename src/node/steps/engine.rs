@@ -5,9 +5,13 @@
 //!            steps before it     check ends with 0
 //! waiting ──────────────────> ? ──────────────────> done ── a while later ──> ?
 //!    ^                        │ it does not                                   │
-//!    └── what it needs does <─┤                                               │
-//!        not answer           └──> running: apply ──> ? ── still not ──> failed, again after a pause
+//!    ├── what it needs does <─┤                                               │
+//!    │   not answer           └──> running: apply ──> ? ── still not ──> failed, again after a pause
+//!    └── "not yet", says a command by its exit code 75
 //! ```
+//!
+//! Waiting costs next to nothing and is no failure, however long it lasts. While what a step needs does not answer, its
+//! `check` does not run.
 //!
 //! A step of the cluster is applied under a lock that only one node has at a time. What the lock is, an overlay says: a
 //! program that waits for it, runs another program, and gives the lock back when that ends or the node dies.
@@ -27,10 +31,13 @@ use std::time::Duration;
 const CHECK: u64 = 60;
 /// How long a peer may take to answer, and how often it is asked.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How often a step that is done is checked again.
-const AGAIN: Duration = Duration::from_secs(30);
+/// How long a step rests that says "not yet".
+const REST: Duration = Duration::from_secs(5);
 /// The pause after a failure doubles from the first to the last of these.
 const PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
+/// By this exit code a command says that it is not its turn yet: `EX_TEMPFAIL` of sysexits.h.
+pub const NOT_YET: i32 = 75;
 
 /// The program that runs another one under a lock: `cluster-lock NAME PROGRAM ARGS…`.
 const LOCK: &str = "/usr/lib/ostack/cluster-lock";
@@ -43,6 +50,15 @@ struct Board {
     changed: Condvar,
     /// Where the states are written.
     file: PathBuf,
+}
+
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as it should be.
+    Done,
+    /// It waits for something; its own words say for what.
+    NotYet(String),
 }
 
 /// Carries out the steps of the root that this program runs in; does not end while there are any.
@@ -66,13 +82,19 @@ fn keep(step: &Step, board: &Board) {
     loop {
         board.wait_for(&step.after, &step.name);
         match turn(step, board) {
-            State::Done => std::thread::sleep(AGAIN),
+            State::Done => std::thread::sleep(Duration::from_secs(step.again)),
             State::Failed => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(PAUSES[1]);
                 continue;
             }
-            State::Waiting | State::Running => std::thread::sleep(ANSWER),
+            State::Waiting | State::Running => {
+                std::thread::sleep(REST);
+                while let Some(need) = silent(step) {
+                    board.set(&step.name, State::Waiting, words_of(need));
+                    std::thread::sleep(REST);
+                }
+            }
         }
         pause = PAUSES[0];
     }
@@ -80,15 +102,19 @@ fn keep(step: &Step, board: &Board) {
 
 /// What can be done now about a step whose predecessors are done; gives how it stands then.
 fn turn(step: &Step, board: &Board) -> State {
-    if command(step, &step.check, CHECK).is_ok() {
-        return board.set(&step.name, State::Done, String::new());
+    match command(step, "check", &step.check, CHECK) {
+        Ok(Outcome::Done) => return board.set(&step.name, State::Done, String::new()),
+        Ok(Outcome::NotYet(words)) => return board.set(&step.name, State::Waiting, words),
+        // It is to be done; a check that cannot even run is heard when it has not helped.
+        Err(_) => {}
     }
-    if let Some(need) = step.needs.iter().find(|need| !answers(need)) {
-        return board.set(&step.name, State::Waiting, format!("{} at {}", need.name, need.at));
+    if let Some(need) = silent(step) {
+        return board.set(&step.name, State::Waiting, words_of(need));
     }
     board.set(&step.name, State::Running, String::new());
     match attempt(step) {
-        Ok(()) => board.set(&step.name, State::Done, String::new()),
+        Ok(Outcome::Done) => board.set(&step.name, State::Done, String::new()),
+        Ok(Outcome::NotYet(words)) => board.set(&step.name, State::Waiting, words),
         Err(error) => board.set(&step.name, State::Failed, error.to_string()),
     }
 }
@@ -97,39 +123,61 @@ fn turn(step: &Step, board: &Board) -> State {
 ///
 /// # Errors
 /// There is no such step, or it fails.
-pub fn apply(name: &str) -> Result<()> {
+pub fn apply(name: &str) -> Result<Outcome> {
     let steps = load(Path::new("/"))?;
     let step = steps.iter().find(|step| step.name == name).ok_or_else(|| {
         let known: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
         Error::new(format!("there is no step `{name}`")).next(format!("use one of: {}", known.join(", ")))
     })?;
     // Whoever had the lock before may have done it.
-    if command(step, &step.check, CHECK).is_ok() {
-        return Ok(());
+    match command(step, "check", &step.check, CHECK) {
+        Ok(outcome) => Ok(outcome),
+        Err(_) => attempt(&Step { scope: StepScope::Node, ..step.clone() }),
     }
-    attempt(&Step { scope: StepScope::Node, ..step.clone() })
 }
 
-fn attempt(step: &Step) -> Result<()> {
-    match step.scope {
-        StepScope::Node => command(step, &step.apply, step.timeout)?,
+fn attempt(step: &Step) -> Result<Outcome> {
+    let outcome = match step.scope {
+        StepScope::Node => command(step, "apply", &step.apply, step.timeout)?,
         StepScope::Cluster => {
             let locked = [LOCK, &step.name, SELF, "apply", &step.name].map(str::to_string);
             // Another node may hold the lock for as long as the step may take.
-            command(&Step { user: "root".to_string(), ..step.clone() }, &locked, 2 * step.timeout + CHECK)?;
+            command(&Step { user: "root".to_string(), ..step.clone() }, "apply", &locked, 2 * step.timeout + CHECK)?
         }
+    };
+    match outcome {
+        Outcome::Done => {
+            command(step, "check", &step.check, CHECK).map_err(|error| error.doing("checking what seemed to go well"))
+        }
+        Outcome::NotYet(_) => Ok(outcome),
     }
-    command(step, &step.check, CHECK).map_err(|error| error.doing("checking what seemed to go well"))
 }
 
 /// Runs a command of the step as its user, and ends it and its children when the time is over.
-fn command(step: &Step, words: &[String], seconds: u64) -> Result<()> {
+fn command(step: &Step, what: &str, words: &[String], seconds: u64) -> Result<Outcome> {
     let timeout = Tool::new("timeout").package("coreutils").args(["--kill-after=10".to_string(), seconds.to_string()]);
     let tool = match step.user.as_str() {
         "root" => timeout,
         user => timeout.args(["runuser", "-u", user, "--"]),
     };
-    tool.args(words).run().map(|_| ())
+    let ended = tool.args(words).run_to_any_end()?;
+    let said = ended.output.last_words();
+    match ended.code {
+        Some(0) => Ok(Outcome::Done),
+        Some(NOT_YET) => Ok(Outcome::NotYet(said.lines().last().unwrap_or("something that it does not name").to_string())),
+        // What `timeout` itself says: it had to end the program, or to kill it.
+        Some(124 | 137) => Err(Error::new(format!("{what} took longer than {seconds} s\n{said}").trim_end())),
+        _ => Err(Error::new(format!("{what} failed ({})\n{said}", ended.status).trim_end())),
+    }
+}
+
+/// The first of a step's needs that does not answer.
+fn silent(step: &Step) -> Option<&Need> {
+    step.needs.iter().find(|need| !answers(need))
+}
+
+fn words_of(need: &Need) -> String {
+    format!("{} at {}", need.name, need.at)
 }
 
 /// Whether something accepts connections there.
@@ -179,9 +227,10 @@ impl Board {
             status.since = status::now();
         }
         match state {
-            State::Done => status.tries = 0,
+            // Who waits has not failed.
+            State::Done | State::Waiting => status.tries = 0,
             State::Running => status.tries += 1,
-            State::Waiting | State::Failed => {}
+            State::Failed => {}
         }
         (status.state, status.words) = (state, words);
         console::print(format!("{name}: {} {}", state.as_str(), status.words).trim_end());
@@ -197,7 +246,7 @@ mod tests {
 
     fn step(name: &str, check: &str, apply: &str) -> Step {
         let shell = |text: &str| ["sh", "-c", text].map(str::to_string).to_vec();
-        let (user, timeout) = ("root".to_string(), 10);
+        let (user, timeout, again) = ("root".to_string(), 10, 30);
         Step {
             name: name.into(),
             scope: StepScope::Node,
@@ -207,6 +256,7 @@ mod tests {
             apply: shell(apply),
             user,
             timeout,
+            again,
         }
     }
 
@@ -237,20 +287,32 @@ mod tests {
     fn a_step_that_fails_says_so_in_the_words_of_its_program() {
         let (state, words, tries) = left_by(&step("a/b", "false", "echo no such table >&2; exit 3"));
         assert_eq!((state, tries), (State::Failed, 1));
-        assert!(words.contains("no such table"), "{words}");
+        assert_eq!(words, "apply failed (exit status: 3)\nno such table");
     }
 
     #[test]
     fn an_apply_that_ends_well_and_does_nothing_is_a_failure() {
         let (state, words, _) = left_by(&step("a/b", "false", "true"));
         assert_eq!(state, State::Failed);
-        assert!(words.starts_with("checking what seemed to go well: "), "{words}");
+        assert_eq!(words, "checking what seemed to go well: check failed (exit status: 1)");
     }
 
     #[test]
     fn an_apply_that_takes_too_long_is_ended() {
-        let slow = Step { timeout: 1, ..step("a/b", "false", "sleep 100") };
-        assert_eq!(left_by(&slow).0, State::Failed);
+        let slow = Step { timeout: 1, ..step("a/b", "false", "echo copying; sleep 100") };
+        assert_eq!(left_by(&slow), (State::Failed, "apply took longer than 1 s\ncopying".to_string(), 1));
+    }
+
+    #[test]
+    fn an_apply_that_says_not_yet_waits_for_what_its_last_line_names() {
+        let later = step("a/b", "false", "echo asking the peers; echo controller02 at 172.16.181.32:2380 >&2; exit 75");
+        assert_eq!(left_by(&later), (State::Waiting, "controller02 at 172.16.181.32:2380".to_string(), 0));
+    }
+
+    #[test]
+    fn a_check_that_says_not_yet_waits_and_nothing_is_applied() {
+        let later = step("a/b", "echo the majority; exit 75", "exit 9");
+        assert_eq!(left_by(&later), (State::Waiting, "the majority".to_string(), 0));
     }
 
     #[test]
