@@ -61,7 +61,7 @@ pub enum StepScope {
 pub struct Need {
     /// For people: "the database".
     pub name: String,
-    /// `ADDRESS:PORT`, TCP.
+    /// `ADDRESS:PORT`, TCP; of several, with commas between them, one is enough.
     pub at: String,
 }
 

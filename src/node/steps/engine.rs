@@ -180,10 +180,10 @@ fn words_of(need: &Need) -> String {
     format!("{} at {}", need.name, need.at)
 }
 
-/// Whether something accepts connections there.
+/// Whether something accepts connections there: one of several is enough.
 fn answers(need: &Need) -> bool {
-    let Ok(mut addresses) = need.at.to_socket_addrs() else { return false };
-    addresses.any(|address| TcpStream::connect_timeout(&address, ANSWER).is_ok())
+    let addresses = need.at.split(',').filter_map(|one| one.trim().to_socket_addrs().ok()).flatten();
+    addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, ANSWER).is_ok())
 }
 
 impl Board {
@@ -324,6 +324,15 @@ mod tests {
         assert_eq!(left_by(&waiting).0, State::Failed, "it answers, so apply runs");
         drop(listener);
         assert_eq!(left_by(&waiting), (State::Waiting, format!("the database at {at}"), 0));
+    }
+
+    #[test]
+    fn of_several_addresses_one_that_answers_is_enough() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let at = format!("{silent}, {}", listener.local_addr().unwrap());
+        assert!(answers(&Need { name: "a broker".into(), at }));
+        assert!(!answers(&Need { name: "a broker".into(), at: silent.to_string() }));
     }
 
     #[test]
