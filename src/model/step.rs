@@ -35,7 +35,7 @@ pub struct StepEntry {
     /// Seconds after which `apply` is ended.
     #[serde(default = "five_minutes")]
     pub timeout: u64,
-    /// Seconds until a step that is done is checked again; by default 30 on a node, 600 for the cluster's, whose checks ask
+    /// Seconds until a step that is done is checked again; by default 30 on a node, 3600 for the cluster's, whose checks ask
     /// services.
     pub again: Option<u64>,
     /// Only in this release.

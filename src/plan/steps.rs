@@ -34,7 +34,7 @@ pub fn of_overlay(overlay: &LoadedOverlay, release: &Word, values: &Values) -> R
             timeout: entry.timeout,
             again: entry.again.unwrap_or(match entry.scope {
                 StepScope::Node => 30,
-                StepScope::Cluster => 600,
+                StepScope::Cluster => 3600,
             }),
         });
     }

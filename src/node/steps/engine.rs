@@ -19,7 +19,7 @@
 use super::load;
 use super::status::{self, State, Status, Statuses};
 use crate::base::error::{Error, Result};
-use crate::base::tool::Tool;
+use crate::base::tool::{Ended, Output, Tool};
 use crate::model::step::{Need, Step, StepScope};
 use crate::node::console;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -31,8 +31,8 @@ use std::time::Duration;
 const CHECK: u64 = 60;
 /// How long a peer may take to answer, and how often it is asked.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How long a step rests that says "not yet".
-const REST: Duration = Duration::from_secs(5);
+/// How long a step rests that says "not yet": it doubles from the first to the last of these while it says the same.
+const RESTS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(20)];
 /// The pause after a failure doubles from the first to the last of these.
 const PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 
@@ -48,9 +48,16 @@ const SELF: &str = "/usr/lib/ostack/ostack-node";
 struct Board {
     statuses: Mutex<Statuses>,
     changed: Condvar,
+    /// Held while a step of the cluster is checked. Their checks ask services, each by a program that takes seconds to load:
+    /// all at once, on every node, they would keep those services from answering.
+    one_at_a_time: Mutex<()>,
     /// Where the states are written.
     file: PathBuf,
 }
+
+/// By these `timeout` says that it had to end the program, or to kill it.
+const OVER: i32 = 124;
+const KILLED: i32 = 137;
 
 /// How a command ended that did not fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,9 +86,15 @@ pub fn run() -> Result<()> {
 /// One step, for ever.
 fn keep(step: &Step, board: &Board) {
     let mut pause = PAUSES[0];
+    let mut rest = RESTS[0];
+    let mut said = String::new();
     loop {
         board.wait_for(&step.after, &step.name);
-        match turn(step, board) {
+        let state = turn(step, board);
+        let says = board.lock().get(&step.name).map(|status| status.words.clone()).unwrap_or_default();
+        rest = if says == said { (rest * 2).min(RESTS[1]) } else { RESTS[0] };
+        said = says;
+        match state {
             State::Done => std::thread::sleep(Duration::from_secs(step.again)),
             State::Failed => {
                 std::thread::sleep(pause);
@@ -89,10 +102,10 @@ fn keep(step: &Step, board: &Board) {
                 continue;
             }
             State::Waiting | State::Running => {
-                std::thread::sleep(REST);
+                std::thread::sleep(rest);
                 while let Some(need) = silent(step) {
                     board.set(&step.name, State::Waiting, words_of(need));
-                    std::thread::sleep(REST);
+                    std::thread::sleep(RESTS[0]);
                 }
             }
         }
@@ -102,11 +115,11 @@ fn keep(step: &Step, board: &Board) {
 
 /// What can be done now about a step whose predecessors are done; gives how it stands then.
 fn turn(step: &Step, board: &Board) -> State {
-    match command(step, "check", &step.check, CHECK) {
-        Ok(Outcome::Done) => return board.set(&step.name, State::Done, String::new()),
-        Ok(Outcome::NotYet(words)) => return board.set(&step.name, State::Waiting, words),
-        // It is to be done; a check that cannot even run is heard when it has not helped.
-        Err(_) => {}
+    match board.check(step) {
+        Ok(Checked::Done) => return board.set(&step.name, State::Done, String::new()),
+        Ok(Checked::NotYet(words)) => return board.set(&step.name, State::Waiting, words),
+        Ok(Checked::Open) => {}
+        Err(error) => return board.set(&step.name, State::Failed, error.to_string()),
     }
     if let Some(need) = silent(step) {
         return board.set(&step.name, State::Waiting, words_of(need));
@@ -130,9 +143,10 @@ pub fn apply(name: &str) -> Result<Outcome> {
         Error::new(format!("there is no step `{name}`")).next(format!("use one of: {}", known.join(", ")))
     })?;
     // Whoever had the lock before may have done it.
-    match command(step, "check", &step.check, CHECK) {
-        Ok(outcome) => Ok(outcome),
-        Err(_) => attempt(&Step { scope: StepScope::Node, ..step.clone() }),
+    match check(step)? {
+        Checked::Done => Ok(Outcome::Done),
+        Checked::NotYet(words) => Ok(Outcome::NotYet(words)),
+        Checked::Open => attempt(&Step { scope: StepScope::Node, ..step.clone() }),
     }
 }
 
@@ -153,22 +167,59 @@ fn attempt(step: &Step) -> Result<Outcome> {
     }
 }
 
-/// Runs a command of the step as its user, and ends it and its children when the time is over.
+/// What a step's `check` found.
+enum Checked {
+    Done,
+    NotYet(String),
+    /// It is to be applied.
+    Open,
+}
+
+/// Runs a step's `check`.
+///
+/// # Errors
+/// It does not end in time, or not by itself. That says nothing about the step: on a node with more work than time, applying
+/// what is done already would only be more work.
+fn check(step: &Step) -> Result<Checked> {
+    match run_as(step, &step.check, CHECK)? {
+        Ended { code: Some(0), .. } => Ok(Checked::Done),
+        Ended { code: Some(NOT_YET), output, .. } => Ok(Checked::NotYet(last_line(&output))),
+        ended @ Ended { code: None | Some(OVER | KILLED), .. } => Err(failure("check", &ended, CHECK)),
+        Ended { .. } => Ok(Checked::Open),
+    }
+}
+
+/// Runs a command of the step; an exit code that says neither "done" nor "not yet" is a failure.
 fn command(step: &Step, what: &str, words: &[String], seconds: u64) -> Result<Outcome> {
+    let ended = run_as(step, words, seconds)?;
+    match ended.code {
+        Some(0) => Ok(Outcome::Done),
+        Some(NOT_YET) => Ok(Outcome::NotYet(last_line(&ended.output))),
+        _ => Err(failure(what, &ended, seconds)),
+    }
+}
+
+/// Runs a program as the step's user, and ends it and its children when the time is over.
+fn run_as(step: &Step, words: &[String], seconds: u64) -> Result<Ended> {
     let timeout = Tool::new("timeout").package("coreutils").args(["--kill-after=10".to_string(), seconds.to_string()]);
     let tool = match step.user.as_str() {
         "root" => timeout,
         user => timeout.args(["runuser", "-u", user, "--"]),
     };
-    let ended = tool.args(words).run_to_any_end()?;
+    tool.args(words).run_to_any_end()
+}
+
+fn last_line(output: &Output) -> String {
+    output.last_words().lines().last().unwrap_or("something that it does not name").to_string()
+}
+
+fn failure(what: &str, ended: &Ended, seconds: u64) -> Error {
     let said = ended.output.last_words();
-    match ended.code {
-        Some(0) => Ok(Outcome::Done),
-        Some(NOT_YET) => Ok(Outcome::NotYet(said.lines().last().unwrap_or("something that it does not name").to_string())),
-        // What `timeout` itself says: it had to end the program, or to kill it.
-        Some(124 | 137) => Err(Error::new(format!("{what} took longer than {seconds} s\n{said}").trim_end())),
-        _ => Err(Error::new(format!("{what} failed ({})\n{said}", ended.status).trim_end())),
-    }
+    let how = match ended.code {
+        Some(OVER | KILLED) => format!("took longer than {seconds} s"),
+        _ => format!("failed ({})", ended.status),
+    };
+    Error::new(format!("{what} {how}\n{said}").trim_end())
 }
 
 /// The first of a step's needs that does not answer.
@@ -191,7 +242,18 @@ impl Board {
         let status = || Status { state: State::Waiting, since: status::now(), words: String::new(), tries: 0 };
         let statuses: Statuses = steps.iter().map(|step| (step.name.clone(), status())).collect();
         status::write(file, &statuses)?;
-        Ok(Self { statuses: Mutex::new(statuses), changed: Condvar::new(), file: file.to_path_buf() })
+        Ok(Self {
+            statuses: Mutex::new(statuses),
+            changed: Condvar::new(),
+            one_at_a_time: Mutex::new(()),
+            file: file.to_path_buf(),
+        })
+    }
+
+    fn check(&self, step: &Step) -> Result<Checked> {
+        let turn = || self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = (step.scope == StepScope::Cluster).then(turn);
+        check(step)
     }
 
     fn lock(&self) -> MutexGuard<'_, Statuses> {
@@ -307,6 +369,12 @@ mod tests {
     fn an_apply_that_says_not_yet_waits_for_what_its_last_line_names() {
         let later = step("a/b", "false", "echo asking the peers; echo controller02 at 172.16.181.32:2380 >&2; exit 75");
         assert_eq!(left_by(&later), (State::Waiting, "controller02 at 172.16.181.32:2380".to_string(), 0));
+    }
+
+    #[test]
+    fn a_check_that_is_cut_off_is_a_failure_and_nothing_is_applied() {
+        let cut = step("a/b", "kill -9 $$", "touch /nowhere/else; exit 9");
+        assert_eq!(left_by(&cut), (State::Failed, "check failed (signal: 9 (SIGKILL))".to_string(), 0));
     }
 
     #[test]
