@@ -27,13 +27,16 @@ fn project() -> &'static Path {
         for name in ["recipes", "overlays", "images", "ostack.lock", "site.toml"] {
             Tool::new("cp").arg("-a").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).arg(folder.join(name)).run().unwrap();
         }
-        ostack(&folder).args(["secrets", "init"]).run().unwrap();
+        std::fs::write(folder.join("passphrase"), "a passphrase of the test\n").unwrap();
+        with_secrets(&folder, &["secrets", "init"]).run().unwrap();
         folder
     })
 }
 
-fn ostack(project: &Path) -> Tool {
-    Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project).env("OSTACK_PASSPHRASE", "a passphrase of the test")
+/// A verb that reads or draws the secrets.
+fn with_secrets(project: &Path, verb: &[&str]) -> Tool {
+    let program = Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project);
+    program.args(verb).arg("--passphrase-file").arg(project.join("passphrase"))
 }
 
 /// Boots the first node of a role and compares what its steps come to, one line each: name, state, words.
@@ -42,7 +45,7 @@ fn alone(node: &str, expected: &str) {
     let folder = project();
     let site = Project::site(&folder.join("site.toml")).unwrap();
     let node = site.node(node).unwrap();
-    ostack(folder).args(["build", node.role.as_str(), "--node", node.name.as_str(), "--relock"]).run().unwrap();
+    with_secrets(folder, &["build", node.role.as_str(), "--node", node.name.as_str(), "--relock"]).run().unwrap();
     let spec = Spec {
         disk: folder.join(format!("out/{}.qcow2", node.role)),
         seed: Some(folder.join(format!("out/{}.seed.img", node.name))),
