@@ -3,7 +3,7 @@
 //! The images are the shipped ones, with secrets drawn for the test. Machines are emulated (no KVM is needed) and cut off from
 //! every network.
 
-use ostack_image::base::tool::Tool;
+use ostack_image::base::tool::{PASSPHRASE, Tool};
 use ostack_image::lab::agent::Agent;
 use ostack_image::lab::qemu::{Firmware, Machine, Spec};
 use ostack_image::model::load::Project;
@@ -27,16 +27,13 @@ fn project() -> &'static Path {
         for name in ["recipes", "overlays", "images", "ostack.lock", "site.toml"] {
             Tool::new("cp").arg("-a").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).arg(folder.join(name)).run().unwrap();
         }
-        std::fs::write(folder.join("passphrase"), "a passphrase of the test\n").unwrap();
-        with_secrets(&folder, &["secrets", "init"]).run().unwrap();
+        ostack(&folder).args(["secrets", "init"]).run().unwrap();
         folder
     })
 }
 
-/// A verb that reads or draws the secrets.
-fn with_secrets(project: &Path, verb: &[&str]) -> Tool {
-    let program = Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project);
-    program.args(verb).arg("--passphrase-file").arg(project.join("passphrase"))
+fn ostack(project: &Path) -> Tool {
+    Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project).env(PASSPHRASE, "a passphrase of the test")
 }
 
 /// Boots the first node of a role and compares what its steps come to, one line each: name, state, words.
@@ -45,7 +42,7 @@ fn alone(node: &str, expected: &str) {
     let folder = project();
     let site = Project::site(&folder.join("site.toml")).unwrap();
     let node = site.node(node).unwrap();
-    with_secrets(folder, &["build", node.role.as_str(), "--node", node.name.as_str(), "--relock"]).run().unwrap();
+    ostack(folder).args(["build", node.role.as_str(), "--node", node.name.as_str(), "--relock"]).run().unwrap();
     let spec = Spec {
         disk: folder.join(format!("out/{}.qcow2", node.role)),
         seed: Some(folder.join(format!("out/{}.seed.img", node.name))),
