@@ -33,7 +33,7 @@ fn sets(sets: &[(&str, &[&str])]) -> BTreeMap<Word, BTreeSet<PackageName>> {
 }
 
 fn run(release: &Release, wanted: &[(&str, &[&str])], old: Option<&ReleaseLock>, update: &Update) -> Result<ReleaseLock> {
-    let request = Request { name: &word("fixture"), release, sets: sets(wanted) };
+    let request = Request::new(&word("fixture"), release, sets(wanted));
     resolve(&request, old, update, &mirrors(&fixture()))
 }
 
