@@ -73,7 +73,7 @@ impl Tools<'_> {
         Sandbox::new(self.root)
             .bind(folder, "/run/ostack/in")
             .bind_writable(directory, "/run/ostack/out")
-            .run(["fsck.erofs", "--extract=/run/ostack/out", "--overwrite", "--preserve", &image], b"")
+            .run(["fsck.erofs", "--extract=/run/ostack/out", "--overwrite", "--preserve", "--xattrs", &image], b"")
             .map(|_| ())
             .doing(|| format!("unpacking the filesystem {name}"))
     }

@@ -183,7 +183,9 @@ impl Job<'_> {
             script.push_str(&format!("rm -rf -- {pattern}\n"));
         }
         for pattern in &clean.empty {
-            script.push_str(&format!("for d in {pattern}; do [ ! -d \"$d\" ] || find \"$d\" -mindepth 1 -maxdepth 1 -exec rm -rf -- {{}} +; done\n"));
+            script.push_str(&format!(
+                "for d in {pattern}; do [ ! -d \"$d\" ] || find \"$d\" -mindepth 1 -maxdepth 1 -exec rm -rf -- {{}} +; done\n"
+            ));
         }
         for pattern in &clean.truncate {
             script.push_str(&format!("for f in {pattern}; do [ ! -f \"$f\" ] || : > \"$f\"; done\n"));

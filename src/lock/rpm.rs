@@ -51,10 +51,7 @@ fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Up
     }
     request.knows(old, update)?;
     let mut request = request.clone();
-    let tools = match request.sets.remove(&TOOLS.parse::<Word>()?) {
-        Some(names) => Some(Box::new(resolve_tools(&request, names, old, update, mirrors)?)),
-        None => None,
-    };
+    let tools = request.sets.remove(&TOOLS.parse::<Word>()?);
 
     let folder = tempfile::Builder::new().prefix("ostack-lock-").tempdir().doing(|| "creating a temporary folder for dnf")?;
     let repositories =
@@ -97,7 +94,9 @@ fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Up
         .collect::<Result<Vec<LockedSuite>>>()?;
     let packages = locked(&answer, &release.suites, &suites, old)?;
     let mut lock = request.lock(suites, packages, old);
-    lock.tools = tools;
+    if let Some(names) = tools {
+        lock.tools = Some(Box::new(resolve_tools(&request, names, old, update, mirrors)?));
+    }
     Ok(lock)
 }
 
@@ -241,6 +240,3 @@ fn locked(
     }
     Ok(packages)
 }
-
-#[cfg(test)]
-mod tests;
