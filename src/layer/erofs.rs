@@ -62,7 +62,8 @@ impl Tools<'_> {
             .doing(|| format!("writing the filesystem of {}", directory.display()))
     }
 
-    /// Unpacks an erofs into an empty directory, with owners, modes, times and attributes.
+    /// Unpacks an erofs into an empty directory, with owners, modes, times and attributes; but without file capabilities:
+    /// `fsck.erofs` sets them before it changes owners, by which the kernel takes them away.
     ///
     /// # Errors
     /// The filesystem is damaged, or the directory cannot be written.
