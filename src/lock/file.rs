@@ -315,6 +315,25 @@ package = [
     }
 
     #[test]
+    fn tools_of_another_distribution_and_a_suite_that_nobody_signed_are_written_and_read_back() {
+        let mut release = example();
+        release.suites[0].signed = false;
+        release.requested.remove(&word("base"));
+        let requested = BTreeMap::from([(word("tools"), BTreeSet::new())]);
+        release.tools = Some(Box::new(ReleaseLock { requested, packages: BTreeMap::new(), ..example() }));
+        let lock = Lock { releases: BTreeMap::from([(word("a.b"), release)]) };
+        let suite = format!(
+            "name = \"stable\", archive = \"debian\", date = \"2026-09-12T07:55:41Z\", sha256 = \"{}\"",
+            Digest::of("InRelease").hex()
+        );
+        let text = text().replace("requested.base = [\n  \"bash\",\n]\n", "").replace("epoxy-debian13", "\"a.b\"");
+        let text = text.replace(&suite, &format!("{suite}, signed = false"));
+        let tools = "\n[release.\"a.b\".tools]\nsource_date_epoch = 1789199741\nrequested.tools = [\n]\nsuite = [\n";
+        assert_eq!(lock.to_toml(), format!("{text}{tools}  {{ {suite} }},\n]\npackage = [\n]\n"));
+        assert_eq!(Lock::parse(&Source { file: Path::new("ostack.lock"), text: &lock.to_toml() }).unwrap(), lock);
+    }
+
+    #[test]
     fn a_missing_lock_names_the_command_that_writes_it() {
         assert_eq!(
             Lock::load(Path::new("no/such/ostack.lock")).unwrap_err().to_string(),

@@ -306,6 +306,29 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn tools_of_another_distribution_are_a_set_like_any_other() {
+        let (mut old, mut new) = (example(), example());
+        let tools = |version: &str| {
+            let package = package("bash", version, &["tools"]);
+            let requested = BTreeMap::from([(word("tools"), BTreeSet::from([name("bash")]))]);
+            let packages = BTreeMap::from([(package.name.clone(), package)]);
+            Some(Box::new(ReleaseLock { requested, packages, ..example() }))
+        };
+        (old.tools, new.tools) = (tools("5.3"), tools("5.4"));
+        let versions: Vec<&str> = old.set(&word("tools")).iter().map(|package| package.version.as_str()).collect();
+        assert_eq!((versions, old.all().count()), (vec!["5.3"], 3));
+        let mut requested = old.requested.clone();
+        assert_eq!(
+            old.check(&requested).unwrap_err().to_string(),
+            "the lock does not fit the recipes: nothing asks for the set tools any more\n  next: run `ostack-image lock`"
+        );
+        requested.insert(word("tools"), BTreeSet::from([name("bash")]));
+        old.check(&requested).unwrap();
+        let said: Vec<String> = ReleaseLock::diff(&old, &new).iter().map(ToString::to_string).collect();
+        assert_eq!(said, ["bash 5.3 -> 5.4"]);
+    }
+
+    #[test]
     fn a_lock_that_fits_the_recipes_is_taken() {
         let lock = example();
         lock.check(&lock.requested).unwrap();
