@@ -56,7 +56,7 @@ mode = "0600"
 
 [[file]]
 path = "/etc/own"
-content = "@ostack-secret:own:value@"
+template = "own.tera"
 mode = "0600"
 scope = "node"
 "#;
@@ -95,8 +95,9 @@ impl Search {
         };
         add("the passphrase", "as it is", PASSPHRASE.into());
         for (name, value) in values {
-            // PEM's first and last lines say nothing; those between are the value.
-            for line in value.lines().filter(|line| !line.starts_with("-----")) {
+            // Lines that values have in common are of their format: PEM's first and last, the head of an OpenSSH key.
+            let shared = |line: &str| values.iter().filter(|(_, value)| value.lines().any(|other| other == line)).count() > 1;
+            for line in value.lines().filter(|line| !shared(line)) {
                 add(name, "as it is", line.into());
                 // A public key has its type and a comment beside it, which are no secret and may be anywhere.
                 for word in line.split(' ').filter(|word| word.len() >= 40) {
@@ -129,7 +130,8 @@ impl Search {
 
     /// What of the secrets is in these bytes.
     fn find(&self, bytes: &[u8]) -> Vec<&str> {
-        let mut found: Vec<&str> = self.forms.find_overlapping_iter(bytes).map(|hit| self.names[hit.pattern()].as_str()).collect();
+        let mut found: Vec<&str> =
+            self.forms.find_overlapping_iter(bytes).map(|hit| self.names[hit.pattern()].as_str()).collect();
         found.sort_unstable();
         found.dedup();
         found
@@ -224,7 +226,10 @@ fn a_build_with_secrets_leaves_them_in_the_seed_and_nowhere_else() {
     // Top-level keys come before the first table.
     let (description, tables) = overlay.split_once('\n').unwrap();
     let overlay = format!("{description}\n{SECRETS}\n{tables}\n{FILES}");
-    let test = role().duplicate().write("overlays/base/overlay.toml", overlay).env("OSTACK_PASSPHRASE", PASSPHRASE);
+    let template = "{{ secret(name=\"own\") }} of {{ node.name }}";
+    let test =
+        role().duplicate().write("overlays/base/overlay.toml", overlay).write("overlays/base/templates/own.tera", template);
+    let test = test.env("OSTACK_PASSPHRASE", PASSPHRASE);
 
     let mut said = Vec::new();
     let mut started = String::new();
@@ -267,7 +272,8 @@ fn a_build_with_secrets_leaves_them_in_the_seed_and_nowhere_else() {
         assert!(name.starts_with("own ") || search.find(&filled).contains(&name.as_str()), "{name} was not found in the file");
     }
     assert!(!in_seed.iter().any(|name| name.starts_with("ca key") || name.starts_with("ssh-ca key")), "{in_seed:?}");
-    let encoded = format!("x{}", STANDARD.encode(format!("user:{}", values.iter().find(|(name, _)| name == "own value").unwrap().1)));
+    let encoded =
+        format!("x{}", STANDARD.encode(format!("user:{}", values.iter().find(|(name, _)| name == "own value").unwrap().1)));
     assert_eq!(search.find(encoded.as_bytes()), ["own value in base64"]);
 
     // And it finds nothing elsewhere.

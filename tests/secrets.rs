@@ -46,7 +46,7 @@ mode = "0600"
 
 [[file]]
 path = "/etc/fence"
-content = "@ostack-secret:fence:value@"
+template = "fence.tera"
 mode = "0600"
 scope = "node"
 when = "node.name == 'compute01'"
@@ -54,7 +54,9 @@ when = "node.name == 'compute01'"
 
 /// The small project with secrets.
 fn test() -> Test {
-    Test::new().append("overlays/base/overlay.toml", SECRETS).env("OSTACK_PASSPHRASE", PASSPHRASE)
+    let template = "{{ secret(name=\"fence\") }} of {{ node.name }}";
+    let test = Test::new().append("overlays/base/overlay.toml", SECRETS).write("overlays/base/templates/fence.tera", template);
+    test.env("OSTACK_PASSPHRASE", PASSPHRASE)
 }
 
 /// The same with a second recipe, whose nodes have another overlay's secret too.
@@ -83,8 +85,7 @@ fn value(held: &Value, name: &str) -> String {
 
 /// The program with something on its standard input.
 fn with_input(test: &Test, args: &[&str], input: &str) -> std::process::Output {
-    let mut child =
-        test.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = test.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
@@ -106,14 +107,17 @@ fn in_seed(test: &Test, seed: &str) -> BTreeMap<String, Vec<String>> {
 }
 
 fn fields(expected: &[(&str, &[&str])]) -> BTreeMap<String, Vec<String>> {
-    expected.iter().map(|(name, fields)| ((*name).to_string(), fields.iter().map(|field| (*field).to_string()).collect())).collect()
+    expected
+        .iter()
+        .map(|(name, fields)| ((*name).to_string(), fields.iter().map(|field| (*field).to_string()).collect()))
+        .collect()
 }
 
 #[test]
 fn init_draws_what_overlays_ask_for_and_tells_numbers_only() {
     let test = test();
     test.run(["secrets", "init"])
-        .prints("     2  password\n     1  ca\n     1  certificate\nsecrets.age: 4 secrets drawn, 0 were there\n");
+        .prints("     1  ca\n     1  certificate\n     2  password\nsecrets.age: 4 secrets drawn, 0 were there\n");
     let path = test.project().join("secrets.age");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let bytes = fs::read(&path).unwrap();
@@ -130,10 +134,10 @@ fn init_again_adds_what_is_new_and_keeps_the_rest() {
     assert!(fs::read(test.project().join("secrets.age")).unwrap() == bytes, "nothing new, and the file was written again");
 
     let node = "\n[[node]]\nname = \"compute02\"\nrole = \"compute\"\nmanagement = \"172.16.0.35\"\n";
-    let test = test.append("site.toml", node).append("overlays/base/overlay.toml", "[[secret]]\nname = \"late\"\nkind = \"uuid\"\n");
-    test.run(["secrets", "init", "--json"]).json().as_object().map(|json| {
-        assert_eq!((&json["drawn"], &json["secrets"]), (&serde_json::json!({ "uuid": 1, "certificate": 1 }), &Value::from(6)));
-    });
+    let test =
+        test.append("site.toml", node).append("overlays/base/overlay.toml", "[[secret]]\nname = \"late\"\nkind = \"uuid\"\n");
+    let json = test.run(["secrets", "init", "--json"]).json();
+    assert_eq!((&json["drawn"], &json["secrets"]), (&serde_json::json!({ "uuid": 1, "certificate": 1 }), &Value::from(6)));
     let mut after = held(&test);
     assert!(after["shared"].as_object_mut().unwrap().remove("late").is_some());
     assert!(after["nodes"].as_object_mut().unwrap().remove("compute02").is_some());
@@ -160,8 +164,7 @@ fn a_wrong_passphrase_and_none_are_errors_that_say_what_to_give() {
 #[test]
 fn a_new_file_takes_no_short_passphrase_and_asks_nobody_who_is_not_there() {
     let test = test().env("OSTACK_PASSPHRASE", "short");
-    test.run(["secrets", "init"])
-        .fails("error: the passphrase is too short\n  next: take one of 12 characters or more\n");
+    test.run(["secrets", "init"]).fails("error: the passphrase is too short\n  next: take one of 12 characters or more\n");
     let test = test.env("OSTACK_PASSPHRASE", "");
     test.run(["secrets", "init"]).fails(
         "error: nothing says what the file of secrets is to be encrypted to\n  \
@@ -180,8 +183,7 @@ fn recipients_open_the_file_with_their_identities_and_stay_when_it_is_written_ag
         test = test.write(&format!("identity{index}"), identity.to_string().expose_secret());
     }
     test.run(["secrets", "init", "--recipient", &recipients[0], "--recipient", &recipients[1]]).succeeds();
-    test.run(["seed", "compute01"])
-        .fails("error: secrets.age: it takes an identity to open it\n  next: give --identity FILE\n");
+    test.run(["seed", "compute01"]).fails("error: secrets.age: it takes an identity to open it\n  next: give --identity FILE\n");
     let test = test.append("overlays/base/overlay.toml", "[[secret]]\nname = \"late\"\n");
     test.run(["secrets", "init", "--identity", "identity0"]).succeeds();
     test.run(["seed", "compute01", "--identity", "identity1"]).succeeds();
@@ -233,8 +235,8 @@ fn a_seed_has_what_its_nodes_files_ask_for_and_nothing_else() {
     test.run(["secrets", "init"]).succeeds();
     test.run(["seed", "compute01", "storage01"]).succeeds();
     // Nobody gets the authority's key; `fence` is in a file of compute01 alone, `disk` in one of storage nodes.
-    let (db, node, ca): ((&str, &[&str]), (&str, &[&str]), (&str, &[&str])) =
-        (("db", &["value"]), ("node", &["bundle"]), ("site-ca", &["certificate"]));
+    let all: [(&str, &[&str]); 3] = [("db", &["value"]), ("node", &["bundle"]), ("site-ca", &["certificate"])];
+    let [db, node, ca] = all;
     assert_eq!(in_seed(&test, "out/compute01.seed.img"), fields(&[db, ("fence", &["value"]), node, ca]));
     assert_eq!(in_seed(&test, "out/storage01.seed.img"), fields(&[db, ("disk", &["value"]), node, ca]));
 }
@@ -263,10 +265,7 @@ fn rendered_with_secrets_a_node_has_them_in_a_folder_of_the_owners_alone() {
     // Nothing that is printed follows from a value.
     with["folder"] = listing["folder"].clone();
     assert_eq!(with, listing);
-    assert_eq!(
-        fs::read_to_string(test.project().join("without/etc/db.conf")).unwrap(),
-        "password = @ostack-secret:db:value@\n"
-    );
+    assert_eq!(fs::read_to_string(test.project().join("without/etc/db.conf")).unwrap(), "password = @ostack-secret:db:value@\n");
     test.run(["render", "compute01", "--secrets=absent.age", "--out", "no"])
         .fails("error: there are no secrets yet: absent.age does not exist\n  next: run: ostack-image secrets init\n");
     assert!(!test.project().join("no").exists());
@@ -280,7 +279,8 @@ fn a_rotated_authority_takes_with_it_what_it_signed_and_nothing_else() {
     test.run(["secrets", "rotate", "site-ca"])
         .prints("     1  ca\n     2  certificate\nsecrets.age: seed again the nodes of: compute, storage\n");
     let after = held(&test);
-    let changed = |held: &Value| [&held["shared"]["site-ca"], &held["nodes"]["compute01"], &held["nodes"]["storage01"]].map(Value::clone);
+    let changed =
+        |held: &Value| [&held["shared"]["site-ca"], &held["nodes"]["compute01"], &held["nodes"]["storage01"]].map(Value::clone);
     for (old, new) in changed(&before).into_iter().zip(changed(&after)) {
         assert!(old != new);
     }
@@ -295,9 +295,8 @@ fn rotating_says_which_roles_have_what_changed() {
     test.run(["secrets", "init"]).succeeds();
     test.run(["secrets", "rotate", "disk"]).prints("     1  hex\nsecrets.age: seed again the nodes of: storage\n");
     test.run(["secrets", "rotate", "fence"]).prints("     1  password\nsecrets.age: seed again the nodes of: compute\n");
-    test.run(["secrets", "rotate", "nothing"]).fails(
-        "error: no overlay declares the secret nothing\n  next: see their names with: ostack-image secrets list\n",
-    );
+    test.run(["secrets", "rotate", "nothing"])
+        .fails("error: no overlay declares the secret nothing\n  next: see their names with: ostack-image secrets list\n");
 }
 
 #[test]
@@ -315,9 +314,8 @@ fn a_value_that_is_not_drawn_comes_from_standard_input() {
     test.run(["secrets", "set", "node"]).fails(
         "error: node is no single value, but drawn with all that belongs to it\n  next: run: ostack-image secrets rotate node\n",
     );
-    test.run(["secrets", "set", "fence"]).fails(
-        "error: standard input has no value\n  next: write it as the first line, for example from a file: … < FILE\n",
-    );
+    test.run(["secrets", "set", "fence"])
+        .fails("error: standard input has no value\n  next: write it as the first line, for example from a file: … < FILE\n");
 }
 
 #[test]
@@ -360,13 +358,13 @@ fn a_certificate_whose_names_have_changed_is_pointed_out() {
     let test = test.replace("site.toml", "management = \"172.16.0.34\"", "management = \"172.16.0.36\"");
     let ran: Ran = test.run(["secrets", "init"]);
     ran.prints("secrets.age: 0 secrets drawn, 4 were there\n");
-    assert_eq!(
-        ran.stderr(),
-        "warning: node is for other names than the site has now; run: ostack-image secrets rotate node\n"
-    );
+    assert_eq!(ran.stderr(), "warning: node is for other names than the site has now; run: ostack-image secrets rotate node\n");
     test.run(["secrets", "rotate", "node"]).succeeds();
     let ran = test.run(["secrets", "init"]);
-    assert_eq!((ran.stderr().as_str(), held(&test)["nodes"]["compute01"]["node"]["names"][1].as_str()), ("", Some("172.16.0.36")));
+    assert_eq!(
+        (ran.stderr().as_str(), held(&test)["nodes"]["compute01"]["node"]["names"][1].as_str()),
+        ("", Some("172.16.0.36"))
+    );
 }
 
 /// The secrets of every shipped role by the seeds of its first node: the whole list, so that nothing slips in.
