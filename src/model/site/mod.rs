@@ -7,6 +7,7 @@ use crate::base::name::{Role, Word};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 
 mod fence;
 mod interface;
@@ -49,6 +50,9 @@ pub struct Site {
     /// Archive name -> base URL of a snapshot mirror, asked when the mirror has dropped a file.
     #[serde(skip)]
     pub snapshot: BTreeMap<Word, String>,
+    /// Archive name -> files with the public keys that its packages or metadata must be signed with; for rpm repositories.
+    #[serde(skip)]
+    pub trust: BTreeMap<Word, Vec<PathBuf>>,
     /// Values of the options in `recipes/options.toml`, where they are not the default.
     pub options: Parameters,
     /// Parameters by overlay, over those of recipe and overlay.
@@ -76,6 +80,12 @@ impl Site {
             Error::new(format!("the site has no node `{name}`")).next(format!("use one of: {}", known.join(", ")))
         })
     }
+}
+
+/// Files named in the site file: relative ones lie beside it.
+fn beside(source: &Source<'_>, files: Vec<String>) -> Vec<PathBuf> {
+    let folder = source.file.parent().unwrap_or(Path::new(""));
+    files.into_iter().map(|file| folder.join(file)).collect()
 }
 
 /// Reads a site.
@@ -119,6 +129,7 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
         authorized_keys: file.ssh.authorized_keys.into_iter().map(|key| words::ssh_key(source, key)).collect::<Result<_>>()?,
         mirror: words::urls(source, file.mirror)?,
         snapshot: words::urls(source, file.snapshot)?,
+        trust: file.trust.into_iter().map(|(archive, files)| (archive, beside(source, files))).collect(),
         options: file.options.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
         parameters: file.parameters,
         nodes,

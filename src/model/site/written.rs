@@ -28,6 +28,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) snapshot: BTreeMap<Word, Spanned<String>>,
     #[serde(default)]
+    pub(super) trust: BTreeMap<Word, Vec<String>>,
+    #[serde(default)]
     pub(super) parameters: BTreeMap<Word, Parameters>,
     #[serde(default)]
     pub(super) node: Vec<Node>,
