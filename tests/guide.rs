@@ -7,6 +7,7 @@ use harness::guide::format::{self, Format, haproxy_lines, squeezed};
 use harness::guide::tree::{Tree, Trees};
 use harness::guide::{Found, Row, folder, table};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 
 /// The nodes that a row speaks of.
 fn nodes<'a>(trees: &'a Trees, role: &str, node: &str) -> Vec<(&'a String, &'a Tree)> {
@@ -63,7 +64,7 @@ fn settings(trees: &Trees, moved: &[Moved]) -> Vec<Row> {
             } else {
                 squeezed(value)
             };
-            if !values.contains(&guide) {
+            if !values.iter().any(|value| same(value, &guide, file)) {
                 let only_secret = values.iter().any(|value| trees.with_guide_secrets(value) == guide);
                 found = Some(Found { node: name.clone(), values, only_secret });
                 break;
@@ -81,6 +82,12 @@ fn settings(trees: &Trees, moved: &[Moved]) -> Vec<Row> {
         });
     }
     rows
+}
+
+/// Whether a value is the guide's: oslo.config and others take a truth value in any case.
+fn same(value: &str, guide: &str, file: &str) -> bool {
+    let truth = |text: &str| text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false");
+    value == guide || (Format::of(file) != Format::Python && truth(guide) && value.eq_ignore_ascii_case(guide))
 }
 
 /// The columns of a listener as `haproxy.tsv` writes them.
@@ -236,7 +243,9 @@ fn every_row_of_the_guide_is_rendered_or_its_deviation_is_listed_with_a_reason()
         }
     }
     for (table, [matching, deviating, failing]) in &counts {
-        println!("{table}: {matching} match, {deviating} deviate with a reason, {failing} fail");
+        // Not by println!, which the test runner keeps for itself when all is well.
+        let _ =
+            writeln!(std::io::stderr(), "guide, {table}: {matching} match, {deviating} deviate with a reason, {failing} fail");
     }
     let classes = pitfalls();
     for one in &deviations {

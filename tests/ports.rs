@@ -5,6 +5,7 @@ mod harness;
 use harness::Test;
 use ostack_image::base::name::Role;
 use ostack_image::model::load::Project;
+use ostack_image::plan::context::Values;
 use ostack_image::plan::render::Templates;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -18,10 +19,11 @@ fn declared(project: &Project, role: Role, release: &str) -> BTreeSet<u16> {
     let mut ports = BTreeSet::new();
     for overlay in project.overlays(&recipe, &project.recipe_path(role)).unwrap() {
         let context = json!({ "option": option, "param": overlay.overlay.parameters, "release": release });
+        let context = Values::new(context.as_object().unwrap().clone());
         for entry in
             overlay.overlay.ports.iter().filter(|entry| entry.release.as_ref().is_none_or(|only| only.as_str() == release))
         {
-            let list = Templates::render_text(&entry.ports, context.as_object().unwrap()).unwrap();
+            let list = Templates::render_text(&entry.ports, &context).unwrap();
             for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
                 let (first, last) = part.split_once('-').unwrap_or((part, part));
                 ports.extend(first.parse::<u16>().unwrap()..=last.parse().unwrap());

@@ -67,7 +67,7 @@ pub fn of_role(site: &Site, role: Role, release: &Word, options: &Parameters) ->
     };
     let value = json!({
         "site": { "name": site.name, "region": site.region, "time_zone": site.time_zone },
-        "network": { "management": network(&site.management), "external": network(&site.external) },
+        "network": { "management": network(&site.management), "external": network(&site.external), "provider": site.provider },
         "nodes": nodes(None),
         "controllers": nodes(Some(Role::Controller)),
         "computes": nodes(Some(Role::Compute)),
@@ -103,6 +103,7 @@ pub fn node_value(node: &Node, index: usize) -> Value {
         "name": node.name, "role": node.role, "index": index,
         "management": node.management, "external": node.external,
         "mac": node.mac, "external_mac": node.external_mac, "serial": node.serial,
+        "provider_interface": node.provider_interface,
         "memory_mib": node.memory_mib, "cores": node.cores, "fence": node.fence,
     })
 }

@@ -15,7 +15,7 @@ mod words;
 mod written;
 
 pub use fence::Fence;
-pub use network::{Network, Subnet};
+pub use network::{Network, Provider, Subnet};
 pub use node::{DiskHint, Node};
 
 /// A deployment, checked: names and addresses are unique and lie in their networks.
@@ -33,6 +33,8 @@ pub struct Site {
     pub management: Network,
     /// The network towards users.
     pub external: Network,
+    /// Neutron's own network.
+    pub provider: Provider,
     /// Addresses of name servers; may be empty.
     pub dns: Vec<Ipv4Addr>,
     /// Time servers that the controllers follow; may be empty.
@@ -108,6 +110,7 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
         time_zone: file.site.time_zone.into_inner(),
         management,
         external,
+        provider: network::provider(source, file.network.provider)?,
         dns: file.dns.servers.iter().map(|one| words::address(source, one)).collect::<Result<_>>()?,
         ntp: file.ntp.servers.into_iter().map(|one| words::ntp_server(source, one)).collect::<Result<_>>()?,
         authorized_keys: file.ssh.authorized_keys.into_iter().map(|key| words::ssh_key(source, key)).collect::<Result<_>>()?,

@@ -2,6 +2,7 @@
 
 use super::{words, written};
 use crate::base::error::{Error, Result};
+use crate::base::name::Word;
 use crate::model::Source;
 use serde::Serialize;
 use std::fmt;
@@ -20,6 +21,17 @@ pub struct Network {
     pub gateway: Option<Ipv4Addr>,
     /// Maximum transmission unit in bytes.
     pub mtu: Option<u16>,
+}
+
+/// The network of tenants' flat and tagged networks: Neutron's own, in which no node has an address.
+#[derive(Debug, Clone, Serialize)]
+pub struct Provider {
+    /// What Neutron calls it; `provider` in the guide.
+    pub name: Word,
+    /// Maximum transmission unit in bytes.
+    pub mtu: Option<u16>,
+    /// Tags that tenants may take: `FIRST:LAST`, each from 1 to 4094.
+    pub vlan_ranges: Vec<String>,
 }
 
 /// An IPv4 network in CIDR notation, host bits zero.
@@ -106,16 +118,41 @@ pub(super) fn read(source: &Source<'_>, written: &written::Network) -> Result<(u
         }
         Ok(Some(address))
     };
-    if let Some(mtu) = &written.mtu
-        && !(576..=9216).contains(mtu.get_ref())
-    {
-        return Err(source.error(&mtu.span(), format!("the mtu {} is out of range", mtu.get_ref())).next("use 576 to 9216"));
-    }
     let network = Network {
         subnet,
         vip: host("vip", &written.vip)?,
         gateway: host("gateway", &written.gateway)?,
-        mtu: written.mtu.as_ref().map(|mtu| *mtu.get_ref()),
+        mtu: mtu(source, written.mtu.as_ref())?,
     };
     Ok((source.line(&span), network))
+}
+
+/// The provider network as written, checked.
+pub(super) fn provider(source: &Source<'_>, written: written::Provider) -> Result<Provider> {
+    let tag = |text: &str| text.parse::<u16>().ok().filter(|tag| (1..=4094).contains(tag));
+    for range in &written.vlan_ranges {
+        let rising = range
+            .get_ref()
+            .split_once(':')
+            .is_some_and(|(first, last)| tag(first).zip(tag(last)).is_some_and(|(first, last)| first <= last));
+        if !rising {
+            return Err(source
+                .error(&range.span(), format!("`{}` is no range of VLAN tags", range.get_ref()))
+                .next("write FIRST:LAST, each from 1 to 4094, such as \"1000:1999\""));
+        }
+    }
+    Ok(Provider {
+        name: written.name.map_or_else(|| "provider".parse(), Ok)?,
+        mtu: mtu(source, written.mtu.as_ref())?,
+        vlan_ranges: written.vlan_ranges.into_iter().map(Spanned::into_inner).collect(),
+    })
+}
+
+fn mtu(source: &Source<'_>, written: Option<&Spanned<u16>>) -> Result<Option<u16>> {
+    match written {
+        Some(mtu) if !(576..=9216).contains(mtu.get_ref()) => {
+            Err(source.error(&mtu.span(), format!("the mtu {} is out of range", mtu.get_ref())).next("use 576 to 9216"))
+        }
+        written => Ok(written.map(|mtu| *mtu.get_ref())),
+    }
 }

@@ -3,7 +3,7 @@
 use super::fence::{self, Fence};
 use super::{Network, words, written};
 use crate::base::error::{Error, Result};
-use crate::base::name::{NodeName, Role};
+use crate::base::name::{NodeName, Role, Word};
 use crate::model::{Newlines, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ pub struct Node {
     pub mac: Option<String>,
     /// MAC address of the external interface.
     pub external_mac: Option<String>,
+    /// The interface of the provider network, where the node has one: no address is on it.
+    pub provider_interface: Option<Word>,
     /// SMBIOS serial number: another way to recognise it.
     pub serial: Option<String>,
     /// Which disk is the system's.
@@ -144,6 +146,7 @@ impl Used {
             },
             mac: self.mac(source, &name, written.mac.as_ref())?,
             external_mac: self.mac(source, &name, written.external_mac.as_ref())?,
+            provider_interface: written.provider_interface.clone(),
             serial: written.serial.as_ref().map(|serial| serial.get_ref().clone()),
             disk: written.disk.clone(),
             memory_mib: 0,

@@ -44,6 +44,8 @@ pub(super) struct SiteTable {
 pub(super) struct Networks {
     pub(super) management: Network,
     pub(super) external: Network,
+    #[serde(default)]
+    pub(super) provider: Provider,
 }
 
 #[derive(Deserialize)]
@@ -53,6 +55,15 @@ pub(super) struct Network {
     pub(super) vip: Option<Spanned<String>>,
     pub(super) gateway: Option<Spanned<String>>,
     pub(super) mtu: Option<Spanned<u16>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Provider {
+    pub(super) name: Option<Word>,
+    pub(super) mtu: Option<Spanned<u16>>,
+    #[serde(default)]
+    pub(super) vlan_ranges: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -78,6 +89,7 @@ pub(super) struct Node {
     pub(super) external: Option<Spanned<String>>,
     pub(super) mac: Option<Spanned<String>>,
     pub(super) external_mac: Option<Spanned<String>>,
+    pub(super) provider_interface: Option<Word>,
     pub(super) serial: Option<Spanned<String>>,
     pub(super) disk: Option<DiskHint>,
     pub(super) memory: Option<Spanned<String>>,
