@@ -6,6 +6,7 @@ use super::role::{self, Inputs, RolePlan};
 use super::{Locked, ports};
 use crate::base::error::{Error, Result};
 use crate::base::path::RelPath;
+use crate::model::load::LoadedOverlay;
 use crate::model::overlay::Scope;
 use crate::model::site::Node;
 use std::collections::{BTreeMap, HashMap};
@@ -72,15 +73,10 @@ impl NodePlanner<'_, '_> {
     /// # Errors
     /// A template, an owner, or two overlays that write the same path; with file and line.
     pub fn plan(&mut self, node: &Node) -> Result<FileSet> {
-        let Planner { inputs, accounts, overlays, places, .. } = self.planner;
-        let place = places.get(node.name.as_str()).copied().unwrap_or_default();
-        self.values.set("node", &context::node_value(node, place));
         let mut merged = FileSet::new();
         let mut writers = BTreeMap::<RelPath, _>::new();
-        for prepared in overlays {
-            self.values.set("param", &prepared.parameters);
-            let overlay = prepared.overlay;
-            for (path, file) in prepared.files(Scope::Node, accounts, inputs.secrets, &self.values)? {
+        for (overlay, files) in self.by_overlay(node)? {
+            for (path, file) in files {
                 if let Some(first) = writers.insert(path.clone(), &overlay.name)
                     && !file.overrides
                 {
@@ -92,5 +88,29 @@ impl NodePlanner<'_, '_> {
             }
         }
         Ok(merged)
+    }
+
+    /// What the templates of a node's files see, for one overlay.
+    pub(super) fn values_of(&mut self, node: &Node, overlay: usize) -> &Values {
+        let place = self.planner.places.get(node.name.as_str()).copied().unwrap_or_default();
+        self.values.set("node", &context::node_value(node, place));
+        self.values.set("param", &self.planner.overlays[overlay].parameters);
+        &self.values
+    }
+
+    /// The same by overlay, in the recipe's order; a path that two of them write is not refused.
+    ///
+    /// # Errors
+    /// A template or an owner; with file and line.
+    pub(super) fn by_overlay(&mut self, node: &Node) -> Result<Vec<(&LoadedOverlay, FileSet)>> {
+        let Planner { inputs, accounts, overlays, places, .. } = self.planner;
+        let place = places.get(node.name.as_str()).copied().unwrap_or_default();
+        self.values.set("node", &context::node_value(node, place));
+        let mut all = Vec::with_capacity(overlays.len());
+        for prepared in overlays {
+            self.values.set("param", &prepared.parameters);
+            all.push((prepared.overlay, prepared.files(Scope::Node, accounts, inputs.secrets, &self.values)?));
+        }
+        Ok(all)
     }
 }
