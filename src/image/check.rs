@@ -144,7 +144,8 @@ impl Checker<'_> {
         self.state(check, &stack).write_to(&upper)?;
         fs::create_dir_all(&work)?;
         fs::create_dir_all(&root)?;
-        Ok(Sandbox::new(&root).stack(stack, &upper, &work).user(&check.run.user).loopback().timeout(check.run.timeout))
+        let sandbox = Sandbox::new(&root).stack(stack, &upper, &work).hostname(&check.run.host).user(&check.run.user);
+        Ok(sandbox.loopback().timeout(check.run.timeout))
     }
 
     /// The overlay's state directories that no layer has: the node makes them as declared. The directories above them keep

@@ -87,6 +87,7 @@ mod tests {
     fn verdict(change: impl FnOnce(&mut Run), code: Option<i32>, output: &str) -> String {
         let mut run = Run {
             command: vec!["x".to_string()],
+            host: "x".to_string(),
             user: "root".to_string(),
             fail: vec!["^ERROR".to_string()],
             warn: vec!["deprecated".to_string()],

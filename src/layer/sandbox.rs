@@ -37,6 +37,7 @@ pub struct Sandbox {
     replaced: Vec<(PathBuf, PathBuf)>,
     env: Vec<(String, String)>,
     command: Vec<String>,
+    hostname: String,
     user: Option<String>,
     loopback: bool,
     timeout: Option<u64>,
@@ -83,6 +84,7 @@ impl Sandbox {
             replaced: Vec::new(),
             env: Vec::new(),
             command: Vec::new(),
+            hostname: "localhost".to_string(),
             user: None,
             loopback: false,
             timeout: None,
@@ -99,6 +101,13 @@ impl Sandbox {
     #[must_use]
     pub fn stack(mut self, lower: Vec<PathBuf>, upper: &Path, work: &Path) -> Self {
         self.overlay = Some(Overlay { lower, upper: upper.to_path_buf(), work: work.to_path_buf() });
+        self
+    }
+
+    /// Gives the machine this name; `localhost` by default.
+    #[must_use]
+    pub fn hostname(mut self, name: &str) -> Self {
+        self.hostname = name.to_string();
         self
     }
 
@@ -256,7 +265,7 @@ impl Sandbox {
             network::raise()?;
         }
         sandbox.mount_root()?;
-        rustix::system::sethostname(b"localhost").doing(|| "naming the sandbox")?;
+        rustix::system::sethostname(self.hostname.as_bytes()).doing(|| "naming the sandbox")?;
         // SAFETY: one thread; the child only makes system calls and execs.
         match unsafe { libc::fork() } {
             -1 => Err(Error::new(std::io::Error::last_os_error()).doing("forking the sandbox's first process")),

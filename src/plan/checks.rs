@@ -48,6 +48,8 @@ pub struct CheckStep {
 pub struct Run {
     /// Program and arguments.
     pub command: Vec<String>,
+    /// The machine's name: that of the node whose files it sees.
+    pub host: String,
     /// The account that runs it.
     pub user: String,
     /// Lines that are errors.
@@ -89,6 +91,8 @@ impl CheckStep {
 pub(super) struct Sources<'a> {
     /// The release.
     pub release: &'a Word,
+    /// The name of the node that stands for all.
+    pub host: &'a str,
     /// The secrets that any overlay declares.
     pub secrets: &'a Secrets,
     /// The key of the packages' layer.
@@ -118,6 +122,7 @@ pub(super) fn of_overlay(
         let text = |text: &String| Templates::render_text(text, values).map_err(at);
         let run = Run {
             command: entry.run.iter().map(text).collect::<Result<_>>()?,
+            host: sources.host.to_string(),
             user: entry.user.clone(),
             fail: entry.fail.clone(),
             warn: entry.warn.clone(),

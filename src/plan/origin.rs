@@ -28,10 +28,15 @@ struct Spot {
 static LINE: LazyLock<Regex> = LazyLock::new(|| expression(r"(?i)\blines?:? #?(\d+)"));
 /// Right behind a path: `:12`, `(12)`, `: 12`.
 static BEHIND: LazyLock<Regex> = LazyLock::new(|| expression(r#"^['"\]]?(?::|\(|: )(\d+)"#));
+/// An absolute path to a file with an ending.
+static PATH: LazyLock<Regex> = LazyLock::new(|| expression(r"(?:/[A-Za-z0-9_.@+-]+)+\.[A-Za-z0-9]+"));
 /// What programs put into quotes.
 static QUOTED: LazyLock<Regex> = LazyLock::new(|| expression(r#"['"`‘“]([^'"`’”]{2,})['"`’”]"#));
 /// What may be an option's name.
 static WORD: LazyLock<Regex> = LazyLock::new(|| expression(r"[A-Za-z][A-Za-z0-9_./-]*[A-Za-z0-9]"));
+
+/// The least length of a word without quotes that is taken for an option's name.
+const SHORTEST_WORD: usize = 5;
 
 fn expression(text: &str) -> Regex {
     Regex::new(text).unwrap_or_else(|_| unreachable!("the expressions of this file are tested"))
@@ -149,15 +154,31 @@ fn mentioned<'a>(line: &str, texts: &BTreeMap<&'a RelPath, &str>) -> Option<(&'a
             && !rest.strip_prefix('.').is_some_and(|rest| rest.starts_with(char::is_alphanumeric));
         ends.then_some((at, std::cmp::Reverse(name.len()), *path, rest))
     });
-    let (_, _, path, rest) = found.min_by_key(|(at, length, _, _)| (*at, *length))?;
+    let (_, _, path, rest) = found.min_by_key(|(at, length, _, _)| (*at, *length)).or_else(|| by_name(line, texts))?;
     let number = BEHIND.captures(rest).or_else(|| LINE.captures(line));
     Some((path, number.and_then(|number| number[1].parse().ok())))
 }
 
-/// What in a line may be an option's name, the likeliest first: what is in quotes, then words, the longest first.
+/// The file of a path that leads to it by a link: the only one of that name.
+fn by_name<'a, 'l>(
+    line: &'l str,
+    texts: &BTreeMap<&'a RelPath, &str>,
+) -> Option<(usize, std::cmp::Reverse<usize>, &'a RelPath, &'l str)> {
+    PATH.find_iter(line).find_map(|found| {
+        let name = found.as_str().rsplit('/').next().unwrap_or_default();
+        let mut same = texts.keys().filter(|path| path.name() == name);
+        let path = same.next().filter(|_| same.next().is_none())?;
+        Some((found.start(), std::cmp::Reverse(0), *path, &line[found.end()..]))
+    })
+}
+
+/// What in a line may be an option's name, the likeliest first: what is in quotes, then words, the longest first. A short
+/// word is more likely one of the sentence's own: "no name for this host".
 fn names(line: &str) -> Vec<String> {
     let mut names: Vec<String> = QUOTED.captures_iter(line).map(|found| found[1].to_string()).collect();
-    let mut words: Vec<String> = WORD.find_iter(line).map(|word| word.as_str().to_string()).collect();
+    let words = WORD.find_iter(line).map(|word| word.as_str().to_string());
+    let mut words: Vec<String> =
+        words.filter(|word| word.len() >= SHORTEST_WORD || word.contains(['_', '-', '.', '/'])).collect();
     words.sort_by_key(|word| std::cmp::Reverse(word.len()));
     names.extend(words);
     names
@@ -219,6 +240,7 @@ mod tests {
         }
         assert_eq!(leads("/etc/a.conf.d/b.conf:2: x", "x", &files), "/etc/a.conf.d/b.conf:2");
         assert_eq!(leads("/etc/other.conf:2: x", "x", &files), "nowhere");
+        assert_eq!(leads("Syntax error on line 3 of /enabled/b.conf:", "x", &files), "/etc/a.conf.d/b.conf:3");
     }
 
     #[test]
@@ -229,6 +251,63 @@ mod tests {
         assert_eq!(leads("unknown variable 'other=1'", "check", &files), "/etc/b.ini:2");
         assert_eq!(leads("unrecognized option '--other'", "check", &files), "/etc/b.ini:2");
         assert_eq!(leads("something is wrong", "check", &files), "nowhere");
+    }
+
+    /// Every line of every file that the shipped site renders, and what cannot be traced to a line of a template.
+    #[test]
+    fn every_line_of_the_shipped_templates_is_traced() {
+        use crate::model::load::Project;
+        let project = Project { root: env!("CARGO_MANIFEST_DIR").into() };
+        let site_file = project.root.join("site.toml");
+        let site = Project::site(&site_file).unwrap();
+        let (options, _) = crate::model::options::of_site(&project.options().unwrap(), &site, &site_file).unwrap();
+        let mut lost = Vec::new();
+        for release_name in ["epoxy-debian13", "train-centos7"].map(|name| name.parse().unwrap()) {
+            let release = project.release(&release_name).unwrap();
+            for role in project.roles() {
+                let recipe = project.recipe(role).unwrap();
+                let recipe_file = project.recipe_path(role);
+                let overlays = project.overlays(&recipe, &recipe_file).unwrap();
+                let secrets = crate::plan::secrets::declared(overlays.iter()).unwrap();
+                let inputs = crate::plan::Inputs {
+                    site: &site,
+                    site_file: &site_file,
+                    role,
+                    recipe: &recipe,
+                    recipe_file: &recipe_file,
+                    overlays: &overlays,
+                    release_name: &release_name,
+                    release: &release,
+                    options: &options,
+                    secrets: &secrets,
+                };
+                let planner = Planner::new(inputs).unwrap();
+                let mut nodes = planner.nodes();
+                let node = site.of_role(role).next().unwrap();
+                for (index, prepared) in planner.overlays.iter().enumerate() {
+                    let of_node = nodes.values_of(node, index);
+                    let mut of_role = planner.values.only(|_| true);
+                    of_role.set("param", &prepared.parameters);
+                    for entry in prepared.overlay.overlay.files.iter().filter(|entry| entry.template.is_some()) {
+                        let scope = entry.scope;
+                        let values = if scope == Scope::Node { of_node } else { &of_role };
+                        if prepared.entry(entry.path.get_ref(), scope, values).is_none_or(|one| !std::ptr::eq(one, entry)) {
+                            continue;
+                        }
+                        let name = entry.template.as_deref().unwrap();
+                        let text = prepared.templates().render(name, values).unwrap();
+                        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+                        let untraced = |at: usize| prepared.templates().origin(name, values, at).is_none();
+                        lost.extend(
+                            lines
+                                .filter(|(at, _)| untraced(at + 1))
+                                .map(|(_, line)| format!("{}/{name}: {line}", prepared.overlay.name)),
+                        );
+                    }
+                }
+            }
+        }
+        assert_eq!(lost, Vec::<String>::new());
     }
 
     #[test]

@@ -154,7 +154,8 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         files: files.clone(),
     };
     let layers: Vec<CheckLayer> = rendered.iter().map(layer).chain(node_layers).collect();
-    let sources = Sources { release: inputs.release_name, secrets: inputs.secrets, packages: &packages, layers: &layers };
+    let host = inputs.site.of_role(inputs.role).next().map_or("localhost", |node| node.name.as_str());
+    let sources = Sources { release: inputs.release_name, host, secrets: inputs.secrets, packages: &packages, layers: &layers };
     let mut checks = Vec::new();
     for prepared in overlays.iter() {
         let own: Vec<PlannedState> = state.iter().filter(|one| one.overlay == prepared.overlay.name).cloned().collect();

@@ -53,7 +53,7 @@ pub fn role() -> &'static Role {
 }
 
 /// Where the program has its store when it is told nothing: what was fetched there need not be fetched again.
-fn default_store() -> PathBuf {
+pub fn default_store() -> PathBuf {
     PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/ostack-image/store")
 }
 

@@ -16,13 +16,8 @@ const END: char = '\u{e001}';
 impl Templates<'_> {
     /// The file and the line that wrote line `at` (from 1) of the rendered template; `None` where that cannot be said.
     pub fn origin(&self, name: &str, values: &Values, at: usize) -> Option<(PathBuf, usize)> {
-        let names: Vec<&String> = self.texts.keys().collect();
-        let marked = self.texts.iter().enumerate().map(|(index, (name, text))| (name.clone(), mark(text, index))).collect();
-        let marked = Templates::of(Cow::Owned(marked), self.folder).ok()?;
-        let text = marked.tera.render(name, values.tera()).ok()?;
-        if without_marks(&text) != self.render(name, values).ok()? {
-            return None;
-        }
+        // A macro may write lines, or compute a value that no mark may be in.
+        let text = [true, false].into_iter().find_map(|macros| self.marked(name, values, macros))?;
         let line = text.split('\n').nth(at - 1)?;
         // Marks of lines that said nothing come before that of the one that wrote the line's first character.
         let first = line.char_indices().scan(false, |inside, (index, c)| {
@@ -34,22 +29,31 @@ impl Templates<'_> {
         let before = &text[..begin + first];
         let mark = &before[before.rfind(BEGIN)? + BEGIN.len_utf8()..];
         let (index, line) = mark.split(END).next()?.split_once(':')?;
-        Some((file_of(self.folder, names.get(index.parse::<usize>().ok()?)?), line.parse().ok()?))
+        Some((file_of(self.folder, self.texts.keys().nth(index.parse().ok()?)?), line.parse().ok()?))
+    }
+
+    /// The template rendered with its marks, if they change nothing else.
+    fn marked(&self, name: &str, values: &Values, macros: bool) -> Option<String> {
+        let texts = self.texts.iter().enumerate();
+        let marked = texts.map(|(index, (name, text))| (name.clone(), mark(text, index, macros))).collect();
+        let marked = Templates::of(Cow::Owned(marked), self.folder).ok()?;
+        let text = marked.tera.render(name, values.tera()).ok()?;
+        (without_marks(&text) == self.render(name, values).ok()?).then_some(text)
     }
 }
 
-/// The template with a mark in each line, behind its indentation. No mark in tags that go over several lines, in macros (whose
-/// text may be a value), and where a tag cuts off the white space before it: with a mark there it would cut off nothing.
-fn mark(text: &str, index: usize) -> String {
+/// The template with a mark in each line, behind its indentation. No mark in tags that go over several lines, in macros where
+/// they are not wanted, in front of comments, and where a tag cuts off the white space before it: it would cut off nothing then.
+fn mark(text: &str, index: usize, macros: bool) -> String {
     let mut marked = String::new();
     let (mut in_tag, mut in_macro) = (false, false);
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let trimmed = line.trim_start();
         let words = trimmed.trim_start_matches(['{', '%', '-', '#']).trim_start();
         in_macro |= trimmed.starts_with("{%") && words.starts_with("macro ");
-        let cuts = ["{%-", "{{-", "{#-"].iter().any(|tag| trimmed.starts_with(tag));
+        let cuts = ["{%-", "{{-", "{#"].iter().any(|tag| trimmed.starts_with(tag));
         let on_top = trimmed.starts_with("{%") && (words.starts_with("import ") || words.starts_with("extends "));
-        if !trimmed.is_empty() && !in_tag && !in_macro && !cuts && !on_top {
+        if !trimmed.is_empty() && !in_tag && (macros || !in_macro) && !cuts && !on_top {
             marked.push_str(&line[..line.len() - trimmed.len()]);
             marked.push_str(&format!("{BEGIN}{index}:{}{END}", number + 1));
             marked.push_str(trimmed);
@@ -105,22 +109,19 @@ mod tests {
 
     #[test]
     fn a_rendered_line_is_traced_through_conditions_loops_and_included_templates() {
+        let template = "first\n{% if yes -%}\n    second = {{ role }}\n{%- endif %}\n{% for one in list -%}\nitem {{ one }}\n\
+                        {% endfor -%}\n{% include \"shared/part.tera\" %}last\n";
         assert_eq!(
-            traced(
-                "first\n{% if yes -%}\n    {# why #}\n  second = {{ role }}\n{%- endif %}\n{% for one in list -%}\nitem {{ one }}\n{% endfor -%}\n\
-                 {% include \"shared/part.tera\" %}\nlast\n"
-            ),
+            traced(template),
             [
                 "first <- main.tera:1",
-                "second = compute <- main.tera:4",
-                "item a <- main.tera:7",
-                "item b <- main.tera:7",
+                "second = compute <- main.tera:3",
+                "item a <- main.tera:6",
+                "item b <- main.tera:6",
                 "[shared] <- part.tera:1",
                 "key = compute <- part.tera:2",
-                "",
-                "last <- main.tera:10",
+                "last <- part.tera:2",
             ]
-            .map(|line| if line.is_empty() { " <- main.tera:9".to_string() } else { line.to_string() })
         );
     }
 
@@ -130,7 +131,7 @@ mod tests {
             traced(
                 "{% import \"shared/numbers.tera\" as numbers %}\n{% set n = numbers::twice(of=2) | int %}\nworkers = {{ n + 1 }}\n"
             ),
-            [" <- ?", " <- main.tera:2", "workers = 5 <- main.tera:3"]
+            [" <- main.tera:2", "workers = 5 <- main.tera:3"]
         );
     }
 
