@@ -8,6 +8,7 @@
 //! - `image` — manifest, initrd, boot loader, disk
 //! - `layer` — trees, canonical tar, unpacking and configuring packages, erofs
 //! - `lock`, `store` — exact packages and where they come from; content-addressed blobs and step results
+//! - `secrets` — drawing what overlays declare, one encrypted file
 //! - `plan` — the pure function from inputs to steps and digests; rendering
 //! - `node` — what runs on a node: the initrd's init, the boot report
 //! - `model` — site, recipe, overlay, release as checked values
@@ -23,4 +24,5 @@ pub mod lock;
 pub mod model;
 pub mod node;
 pub mod plan;
+pub mod secrets;
 pub mod store;

@@ -5,17 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module -> the modules that it may use. `node` is a branch of its own: only what prepares or starts it knows it.
-const BELOW: [(&str, &[&str]); 10] = [
+const BELOW: [(&str, &[&str]); 11] = [
     ("base", &[]),
     ("model", &["base"]),
     ("node", &["base", "model"]),
     ("plan", &["base", "model"]),
+    ("secrets", &["base", "model", "plan"]),
     ("lock", &["base", "model", "plan"]),
     ("store", &["base", "model", "plan"]),
     ("layer", &["base", "model", "plan", "lock", "store"]),
-    ("image", &["base", "model", "plan", "lock", "store", "layer"]),
-    ("deploy", &["base", "model", "plan", "lock", "store", "layer", "image"]),
-    ("lab", &["base", "model", "plan", "lock", "store", "layer", "image", "deploy"]),
+    ("image", &["base", "model", "plan", "secrets", "lock", "store", "layer"]),
+    ("deploy", &["base", "model", "plan", "secrets", "lock", "store", "layer", "image"]),
+    ("lab", &["base", "model", "plan", "secrets", "lock", "store", "layer", "image", "deploy"]),
 ];
 
 /// A line of the program; comments and unit tests are left out.

@@ -24,6 +24,8 @@ pub const STATE_PARTITION: &str = "ostack-state";
 pub const STATE_PARTITION_NEW: &str = "ostack-state-new";
 /// The volume name of a seed's filesystem.
 pub const SEED_VOLUME: &str = "OSTACK-SEED";
+/// The file in a seed that has the node's secrets.
+pub const SEED_SECRETS: &str = "secrets.json";
 /// The kernel argument that names the image to boot: `ostack.image=sha256:…`.
 pub const IMAGE_ARGUMENT: &str = "ostack.image";
 

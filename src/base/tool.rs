@@ -10,6 +10,9 @@ use std::path::Path;
 /// How much of a failing tool's stderr an error carries, in bytes: enough for the last lines.
 const STDERR_TAIL_BYTES: usize = 2048;
 
+/// The variable that may have the passphrase of the site's secrets: for this program alone, so no other one gets it.
+pub const PASSPHRASE: &str = "OSTACK_PASSPHRASE";
+
 /// A foreign program, about to be run.
 pub struct Tool {
     program: OsString,
@@ -161,6 +164,7 @@ impl Tool {
         if self.clear_env {
             expression = expression.full_env(self.env);
         } else {
+            expression = expression.env_remove(PASSPHRASE);
             for (name, value) in self.env {
                 expression = expression.env(name, value);
             }

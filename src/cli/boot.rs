@@ -1,13 +1,15 @@
 //! `ostack-image boot`: an image in QEMU, for people or as a check.
 
 use super::session::Session;
-use super::{Global, print_json};
+use super::{Global, print_json, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::name::Role;
 use crate::base::tool::Tool;
 use crate::image::manifest;
 use crate::lab::qemu::{self, Firmware, Machine, Spec};
+use crate::model::site::Node;
+use crate::secrets::{Held, draw};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -20,6 +22,11 @@ pub(super) struct Options {
     /// Node to be; without one the image waits for a seed
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
+    /// Seed to attach, as `seed` writes it; by default one is made for this boot
+    #[arg(long, value_name = "FILE", requires = "node")]
+    seed: Option<PathBuf>,
+    #[command(flatten)]
+    secrets: unlock::From,
     /// Wait for the node's report: exit 0 once it is up and no unit has failed
     #[arg(long, requires = "node")]
     check: bool,
@@ -59,9 +66,10 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let folder = options.keep.clone().unwrap_or_else(|| temporary.path().to_path_buf());
     let folder = std::path::absolute(&folder).doing(|| format!("finding {}", folder.display()))?;
     fs::create_dir_all(&folder)?;
-    let seed = folder.join("seed.img");
-    if let Some(node) = node {
-        super::seed::write_to(&session, &session.release_lock()?, node, Some(&seed))?;
+    let seed = options.seed.clone().unwrap_or_else(|| folder.join("seed.img"));
+    if let Some(node) = node.filter(|_| options.seed.is_none()) {
+        let held = secrets(&session, options, node)?;
+        super::seed::write_to(&session, &session.release_lock()?, node, Some(&seed), Some(&held))?;
     }
     let kernel = store.path(&image.kernel.digest);
     let spec = Spec {
@@ -81,12 +89,25 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     }
 }
 
+/// The site's secrets; where there are none, ones that this boot alone will know.
+fn secrets(session: &Session, options: &Options, node: &Node) -> Result<Held> {
+    if let Some(held) = options.secrets.held(session)? {
+        return Ok(held);
+    }
+    let mut held = Held::new(session.site.name.as_str());
+    let wanted = unlock::wanted(session, Some(node))?;
+    if !draw::missing(&mut held, &wanted)?.is_empty() {
+        eprintln!("  there are no secrets of this site: drawing some for this boot alone");
+    }
+    Ok(held)
+}
+
 fn check(
     global: &Global,
     options: &Options,
     session: &Session,
     spec: &Spec,
-    node: Option<&crate::model::site::Node>,
+    node: Option<&Node>,
     folder: &std::path::Path,
 ) -> Result<()> {
     let begin = Instant::now();
@@ -115,7 +136,7 @@ fn check(
         .next("keep the machine with --keep DIR and read its journal"))
 }
 
-fn interactive(session: &Session, spec: &Spec, node: Option<&crate::model::site::Node>, folder: &std::path::Path) -> Result<()> {
+fn interactive(session: &Session, spec: &Spec, node: Option<&Node>, folder: &std::path::Path) -> Result<()> {
     qemu::prepare_disk(spec, folder)?;
     let mut args = qemu::arguments(spec, &session.site, node, folder)?;
     // The console belongs to the terminal; Ctrl-a x ends the machine.

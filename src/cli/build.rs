@@ -2,7 +2,7 @@
 
 use super::report::Steps;
 use super::session::{RoleFiles, Session};
-use super::{Global, check, fetch, plan, print_json};
+use super::{Global, check, fetch, plan, print_json, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::name::Role;
 use crate::image::artifact::{Artifact, Format, Maker};
@@ -30,6 +30,8 @@ pub(super) struct Options {
     /// Also write the seed of this node
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
+    #[command(flatten)]
+    secrets: unlock::From,
     /// Artifacts to write
     #[arg(long, value_delimiter = ',', default_value = "qcow2")]
     format: Vec<FormatName>,
@@ -64,6 +66,10 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         session.plan(session.role(*role)?, &lock)?;
     }
     let node = options.node.as_deref().map(|name| session.site.node(name)).transpose()?;
+    let held = match node {
+        Some(node) => super::seed::secrets(&session, &options.secrets, &[node])?,
+        None => None,
+    };
     let store = session.store()?;
     if global.offline {
         for role in &roles {
@@ -97,7 +103,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         results.push(json_of(&session, &built, &steps, begin.elapsed().as_secs_f64()));
     }
     if let Some(node) = node {
-        super::seed::write_to(&session, &lock, node, None)?;
+        super::seed::write_to(&session, &lock, node, None, held.as_ref())?;
     }
     if global.json {
         return print_json(&if results.len() == 1 { results.remove(0) } else { Value::Array(results) });

@@ -12,9 +12,11 @@ mod lock;
 mod plan;
 mod render;
 mod report;
+mod secrets;
 mod seed;
 mod session;
 mod store;
+mod unlock;
 
 use crate::base::error::{Error, Result};
 use crate::base::name::Word;
@@ -79,6 +81,9 @@ enum Verb {
     Render(render::Options),
     /// Write the seeds that make a role's image one node each
     Seed(seed::Options),
+    /// Draw the site's passwords, keys and certificates into an encrypted file
+    #[command(subcommand)]
+    Secrets(secrets::Verb),
     /// Show an image: layers, packages, files, sizes
     Inspect(inspect::Options),
     /// Show what changed between two images, packages and settings first
@@ -116,6 +121,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Lock(options) => lock::run(&cli.global, options),
         Verb::Render(options) => render::run(&cli.global, options),
         Verb::Seed(options) => seed::run(&cli.global, options),
+        Verb::Secrets(verb) => secrets::run(&cli.global, verb),
         Verb::Inspect(options) => inspect::run(&cli.global, options),
         Verb::Diff(options) => diff::run(&cli.global, options),
         Verb::Boot(options) => boot::run(&cli.global, options),

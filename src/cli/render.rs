@@ -1,21 +1,29 @@
 //! `ostack-image render`: the files of a node, as its image and seed would give it.
 
 use super::session::Session;
-use super::{Global, print_json};
+use super::{Global, print_json, unlock};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::deploy::seed;
+use crate::model::placeholder::{self, Values};
 use crate::plan::Locked;
 use crate::plan::files::{FileKind, FileSet};
 use clap::Args;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub(super) struct Options {
     /// Node to render; the tree goes to --out, which must be empty or absent
     node: String,
+    /// Put the site's secrets into the files, from this file or secrets.age beside the site file; the folder is then for its
+    /// owner alone
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    secrets: Option<PathBuf>,
+    #[command(flatten)]
+    key: unlock::Opener,
 }
 
 pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
@@ -28,9 +36,23 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
             Error::new(format!("the folder {} is not empty", folder.display())).next("name an empty or a new one with --out DIR")
         );
     }
-    for (path, file) in &files {
-        write(&path.under(&folder), &file.kind, file.mode, file.uid, file.gid).doing(|| format!("writing {path}"))?;
+    let values = match &options.secrets {
+        Some(named) => Some(secrets(&session, options, named, &files)?),
+        None => None,
+    };
+    if values.is_some() {
+        fs::create_dir_all(&folder)?;
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(&folder, private).doing(|| format!("closing {} to others", folder.display()))?;
     }
+    for (path, file) in &files {
+        let kind = match (&file.kind, &values) {
+            (FileKind::Regular(bytes), Some(values)) => FileKind::Regular(placeholder::fill(bytes, values)?),
+            (kind, _) => kind.clone(),
+        };
+        write(&path.under(&folder), &kind, file.mode, file.uid, file.gid).doing(|| format!("writing {path}"))?;
+    }
+    // Of what is listed, a file's digest is always that of its placeholders: one of a password would help to guess it.
     let entry = |(path, file): (&crate::base::path::RelPath, &crate::plan::files::File)| -> Value {
         let (kind, value) = match &file.kind {
             FileKind::Regular(bytes) => ("file", Digest::of(bytes).to_string()),
@@ -48,6 +70,14 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         println!("{path}");
     }
     Ok(())
+}
+
+/// The values that the node's files ask for.
+fn secrets(session: &Session, options: &Options, named: &Path, files: &FileSet) -> Result<Values> {
+    let named = (!named.as_os_str().is_empty()).then(|| named.to_path_buf());
+    let from = unlock::From::file_or_usual(named, &options.key);
+    let held = from.held(session)?.ok_or_else(|| unlock::not_there(&from.file(session)))?;
+    held.needed(&options.node, &seed::asked(files))
 }
 
 /// The files of the role's overlays in order, then the node's own.

@@ -2,14 +2,15 @@
 
 use super::report::Steps;
 use super::session::{Session, locked};
-use super::{Global, print_json};
+use super::{Global, print_json, unlock};
 use crate::base::error::{Error, Result};
 use crate::base::fs::Batch;
 use crate::base::name::Role;
-use crate::deploy::seed;
+use crate::deploy::seed::{self, Needed};
 use crate::image::build::Watch;
 use crate::lock::ReleaseLock;
 use crate::model::site::Node;
+use crate::secrets::Held;
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub(super) struct Options {
     /// File to write, for one node; by default NODE.seed.img in the output folder
     #[arg(long, value_name = "FILE", conflicts_with = "all")]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    secrets: unlock::From,
 }
 
 /// A seed that was written.
@@ -50,7 +53,8 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     if options.all {
         nodes.extend(&session.site.nodes);
     }
-    let written = write(&session, &lock, &nodes, options.file.as_deref(), &Steps::new(global.verbose))?;
+    let held = secrets(&session, &options.secrets, &nodes)?;
+    let written = write(&session, &lock, &nodes, options.file.as_deref(), held.as_ref(), &Steps::new(global.verbose))?;
     if global.json {
         return match &written[..] {
             [one] if !options.all => print_json(one),
@@ -64,12 +68,39 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 }
 
 /// Writes the seed of one node to `file`.
-pub(super) fn write_to(session: &Session, lock: &ReleaseLock, node: &Node, file: Option<&Path>) -> Result<()> {
-    write(session, lock, &[node], file, &Steps::default()).map(|_| ())
+pub(super) fn write_to(
+    session: &Session,
+    lock: &ReleaseLock,
+    node: &Node,
+    file: Option<&Path>,
+    held: Option<&Held>,
+) -> Result<()> {
+    write(session, lock, &[node], file, held, &Steps::default()).map(|_| ())
+}
+
+/// The secrets for the seeds of these nodes; none only if their files ask for none.
+pub(super) fn secrets(session: &Session, from: &unlock::From, nodes: &[&Node]) -> Result<Option<Held>> {
+    let held = from.held(session)?;
+    for role in Role::ALL.into_iter().filter(|_| held.is_none()) {
+        let Some(node) = nodes.iter().find(|node| node.role == role) else { continue };
+        let mut planner = session.planner(session.role(role)?)?;
+        let nothing = Needed::of(&mut planner, None)?.role.is_empty() && seed::asked(&planner.nodes().plan(node)?).is_empty();
+        if !nothing {
+            return Err(unlock::not_there(&from.file(session)).doing(format!("making the seed of {}", node.name)));
+        }
+    }
+    Ok(held)
 }
 
 /// Writes nodes' seeds: all of them, or none.
-fn write(session: &Session, lock: &ReleaseLock, nodes: &[&Node], file: Option<&Path>, steps: &Steps) -> Result<Vec<Written>> {
+fn write(
+    session: &Session,
+    lock: &ReleaseLock,
+    nodes: &[&Node],
+    file: Option<&Path>,
+    held: Option<&Held>,
+    steps: &Steps,
+) -> Result<Vec<Written>> {
     let (folder, name) = match file {
         Some(file) if nodes.len() != 1 => {
             return Err(Error::new(format!("{} is one file, and these are {} nodes", file.display(), nodes.len()))
@@ -94,7 +125,9 @@ fn write(session: &Session, lock: &ReleaseLock, nodes: &[&Node], file: Option<&P
         steps.begins(&step);
         let begin = Instant::now();
         let files = session.role(role)?;
-        let sizes = seed::write(&session.planner(files)?, &session.site, locked(lock, files)?.epoch, &of_role, &batch)?;
+        let mut planner = session.planner(files)?;
+        let needed = Needed::of(&mut planner, held)?;
+        let sizes = seed::write(&planner, &needed, &session.site, locked(lock, files)?.epoch, &of_role, &batch)?;
         steps.done(&step, begin.elapsed().as_secs_f64());
         written.extend(of_role.iter().zip(sizes).map(|((node, name), size)| Written {
             node: node.name.to_string(),

@@ -101,6 +101,11 @@ impl Session {
         }
     }
 
+    /// Whether secrets get the guide's values where it has any.
+    pub fn guide_passwords(&self) -> bool {
+        self.options.get("guide_passwords").and_then(toml::Value::as_bool).unwrap_or_default()
+    }
+
     pub fn role(&self, role: Role) -> Result<&RoleFiles> {
         self.roles.iter().find(|files| files.role == role).ok_or_else(|| {
             Error::new(format!("there is no recipe for {role}"))

@@ -12,7 +12,6 @@
 //! program it sees the path; what is in it is no checker's business). A check that passed is a record of the store, its
 //! warnings in it; one that failed is none, and runs again.
 
-use super::dummies;
 use super::verdict::Verdict;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
@@ -22,10 +21,12 @@ use crate::image::build::Watch;
 use crate::layer::mounted::Mounted;
 use crate::layer::sandbox::Sandbox;
 use crate::layer::tree::{Entry, Kind, Tree};
+use crate::model::placeholder::{self, Values};
 use crate::plan::RolePlan;
 use crate::plan::checks::{CheckLayer, CheckStep};
 use crate::plan::files::FileKind;
 use crate::plan::secrets::Secrets;
+use crate::secrets;
 use crate::store::{Record, Store, WriteLock};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -90,13 +91,15 @@ impl Checker<'_> {
             lower.insert(0, roots.layer(name, &self.store.path(layer), tools)?);
         }
         lower.insert(0, self.agent(roots.folder())?);
+        let references = missing.iter().flat_map(|index| self.plan.checks[*index].references()).collect();
+        let dummies = secrets::dummy(self.secrets, &references)?;
         let queue = Mutex::new(missing.into_iter());
         let done = Mutex::new(Vec::new());
         let work = || -> Result<()> {
             loop {
                 let next = queue.lock().map_err(|_| Error::new("running checks panicked"))?.next();
                 let Some(index) = next else { return Ok(()) };
-                let one = self.one(index, roots.folder(), &lower)?;
+                let one = self.one(index, roots.folder(), &lower, &dummies)?;
                 done.lock().map_err(|_| Error::new("running checks panicked"))?.push(one);
             }
         };
@@ -110,14 +113,14 @@ impl Checker<'_> {
         Ok(judged)
     }
 
-    fn one(&self, index: usize, folder: &Path, lower: &[PathBuf]) -> Result<Judged> {
+    fn one(&self, index: usize, folder: &Path, lower: &[PathBuf], dummies: &Values) -> Result<Judged> {
         let check = &self.plan.checks[index];
         let what = || format!("running the check {}", check.full_name());
         let at = |error: Error| error.at(&check.file, check.line);
         self.watch.begins(&check.key.step);
         let own = folder.join(index.to_string());
         let begin = Instant::now();
-        let ended = self.sandbox(check, &own, lower)?.run_to_any_end(&check.run.command).doing(what).map_err(at)?;
+        let ended = self.sandbox(check, &own, lower, dummies)?.run_to_any_end(&check.run.command).doing(what).map_err(at)?;
         let seconds = begin.elapsed().as_secs_f64();
         fs::remove_tree(&own)?;
         let verdict = Verdict::of(&check.run, ended.code, &ended.output)?;
@@ -132,12 +135,12 @@ impl Checker<'_> {
     }
 
     /// A root of the check's own, below `own`.
-    fn sandbox(&self, check: &CheckStep, own: &Path, lower: &[PathBuf]) -> Result<Sandbox> {
+    fn sandbox(&self, check: &CheckStep, own: &Path, lower: &[PathBuf], dummies: &Values) -> Result<Sandbox> {
         fs::create_dir_all(own)?;
         let mut stack = lower.to_vec();
         for (number, layer) in check.layers.iter().enumerate() {
             let folder = own.join(number.to_string());
-            self.tree(layer)?.write_to(&folder).doing(|| format!("writing the files of {}", layer.overlay))?;
+            self.tree(layer, dummies)?.write_to(&folder).doing(|| format!("writing the files of {}", layer.overlay))?;
             stack.insert(0, folder);
         }
         let (upper, work, root) = (own.join("upper"), own.join("work"), own.join("root"));
@@ -168,11 +171,11 @@ impl Checker<'_> {
     }
 
     /// A layer's tree with dummies in the secrets' places.
-    fn tree(&self, layer: &CheckLayer) -> Result<Tree> {
+    fn tree(&self, layer: &CheckLayer, dummies: &Values) -> Result<Tree> {
         let mut files = layer.files.clone();
         for (path, file) in &mut files {
             if let FileKind::Regular(bytes) = &mut file.kind {
-                *bytes = dummies::fill(bytes, self.secrets).doing(|| format!("filling secrets into {path}"))?;
+                *bytes = placeholder::fill(bytes, dummies).doing(|| format!("filling secrets into {path}"))?;
             }
         }
         Ok(Tree::of_files(&files, self.plan.epoch))

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod load;
 pub mod options;
 pub mod overlay;
+pub mod placeholder;
 pub mod recipe;
 pub mod release;
 pub mod secret;

@@ -30,7 +30,7 @@ pub struct SecretEntry {
 }
 
 /// What is drawn for a secret, and which fields it has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SecretKind {
     /// Letters and digits, 32 where no length is given: fits into every file and URL. `value`.
@@ -67,6 +67,26 @@ pub enum Per {
 }
 
 impl SecretKind {
+    /// Its name in an overlay.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Hex => "hex",
+            Self::Uuid => "uuid",
+            Self::Fernet => "fernet",
+            Self::Ceph => "ceph",
+            Self::Ca => "ca",
+            Self::Certificate => "certificate",
+            Self::SshCa => "ssh-ca",
+            Self::SshHost => "ssh-host",
+        }
+    }
+
+    /// Whether it is an authority, whose key stays where secrets are drawn.
+    pub fn signs(self) -> bool {
+        matches!(self, Self::Ca | Self::SshCa)
+    }
+
     /// The fields: name, and whether everybody may read it.
     pub fn fields(self) -> &'static [(&'static str, bool)] {
         match self {
@@ -105,6 +125,9 @@ pub(super) fn check(source: &Source<'_>, secrets: &[SecretEntry]) -> Result<()> 
         }
         if secret.length.is_some() && !matches!(secret.kind, SecretKind::Password | SecretKind::Hex) {
             return error("has a length, which its kind decides", "remove length");
+        }
+        if secret.guide.is_some() && secret.kind.fields().len() > 1 {
+            return error("has a value of the guide's, and its kind has several fields", "remove guide");
         }
         if secret.length.is_some_and(|length| !(8..=4096).contains(&length)) {
             return error("has a length out of range", "write 8 to 4096");

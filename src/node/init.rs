@@ -1,4 +1,4 @@
-//! A boot, in order: devices, the image's partition, its layers, the seed, the root, the state, the real init.
+//! A boot, in order: devices, the image's partition, its layers, the seed, the root, the state, the secrets, the real init.
 
 use crate::base::bundle::{BootIndex, IMAGE_ARGUMENT, SEED_VOLUME, SYSTEM_PARTITION};
 use crate::base::digest::Digest;
@@ -9,7 +9,7 @@ use crate::node::disks::{self, Device};
 use crate::node::modules::Modules;
 use crate::node::seed::Seed;
 use crate::node::stack::{self, RUN, mount_at};
-use crate::node::{binds, seed, state};
+use crate::node::{activate, binds, seed, state};
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_move, unmount};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -54,6 +54,9 @@ fn boot() -> Result<std::convert::Infallible> {
     let (kept, outcome) = state::open(&system, root)?;
     let made = binds::all(&index.state, &kept, root)?;
     say(&format!("ostack: state {} ({} of {} paths new)", outcome.as_str(), made.len(), index.state.len()));
+    let filled = activate::fill(&stack::lower(&layers, &node), root, &activate::values()?);
+    let filled = filled.map_err(|error| error.doing("putting the node's secrets into its files"))?;
+    say(&format!("ostack: {filled} files with secrets"));
     machine_id(&kept, root)?;
     os_release(&index, root)?;
     let facts = serde_json::json!({

@@ -2,9 +2,10 @@
 //!
 //! `init` tells the story of a boot in order; each step has its file: `modules` (kernel modules), `disks` (which
 //! device is what), `loops` and `stack` (layers to a root), `seed`, `state` (the partition that outlives a reboot), `binds` (its
-//! paths in the root), `copy` (trees with owners and attributes), `console` (what people see). `report` and
+//! paths in the root), `activate` (secrets into files), `copy` (trees with owners and attributes), `console` (what people see). `report` and
 //! `steps` run later, in the booted system. Nothing here knows a service by name: all it needs is in the partition's index and the seed.
 
+pub mod activate;
 pub mod binds;
 pub mod console;
 pub mod copy;
@@ -29,7 +30,7 @@ const SELF: &str = "/proc/self/exe";
 
 /// The program's entry: `args` begin with the program's name. Gives the exit code.
 ///
-/// As pid 1 it boots. As `modprobe` it serves the kernel's requests. Else: `report`; `steps`, the engine; `apply STEP`;
+/// As pid 1 it boots. As `modprobe` it serves the kernel's requests. Else: `report`; `activate`, which puts secrets into files again; `steps`, the engine; `apply STEP`;
 /// `status [--json]`, how far it is; or `in ROOT PROGRAM ARGS…`, which runs a program inside a root.
 pub fn main(args: &[OsString]) -> i32 {
     let words: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -39,6 +40,7 @@ pub fn main(args: &[OsString]) -> i32 {
         _ if std::process::id() == 1 => init::run(),
         [_, rest @ ..] if name == "modprobe" => modules::modprobe(rest),
         [_, "report"] => report::run(),
+        [_, "activate"] => activate::run(),
         [_, "steps"] => steps::run(),
         [_, "apply", step] => steps::apply(step),
         [_, "status"] => steps::show(false),

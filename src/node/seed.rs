@@ -3,9 +3,11 @@
 //! ```text
 //! erofs, volume name OSTACK-SEED
 //! ├── seed.json     {"format": 1, "node": "controller01", "role": "controller", "site": "guide"}
+//! ├── secrets.json  {"nova-db": {"value": "…"}}, 0600; absent where no file asks for any
 //! └── layer/        the node's files, as a tree that lies over the image's layers
 //! ```
 
+use crate::base::bundle::SEED_SECRETS;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::node::copy;
@@ -61,6 +63,11 @@ pub fn take(device: &Device, role: &str, node: &Path) -> Result<Seed> {
         let layer = at.join("layer");
         if layer.is_dir() {
             copy::contents(&layer, node)?;
+        }
+        // With its mode, onto the tmpfs that becomes the node's /run.
+        let secrets = at.join(SEED_SECRETS);
+        if secrets.exists() {
+            copy::tree(&secrets, &Path::new(RUN).join(SEED_SECRETS))?;
         }
         Ok(seed)
     };

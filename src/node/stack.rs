@@ -9,7 +9,7 @@
 
 use crate::base::bundle::BootIndex;
 use crate::base::error::{Context, Error, Result};
-use crate::base::fs::create_dir_all;
+use crate::base::fs::{create_dir_all, sorted_dir};
 use crate::node::disks::{Device, Filesystem, probe};
 use crate::node::loops;
 use rustix::mount::{MountFlags, mount, mount_remount};
@@ -64,6 +64,26 @@ pub fn node_files() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What the root is stacked of, the topmost one first: the node's files, then the image's layers.
+pub fn lower(layers: &[PathBuf], node: &Path) -> Vec<PathBuf> {
+    std::iter::once(node).chain(layers.iter().rev().map(PathBuf::as_path)).map(Path::to_path_buf).collect()
+}
+
+/// The same on a running node, where everything is still mounted.
+///
+/// # Errors
+/// This is no node of an image.
+pub fn mounted() -> Result<Vec<PathBuf>> {
+    let numbers = sorted_dir(&Path::new(RUN).join("l"))?.len();
+    if numbers == 0 {
+        return Err(
+            Error::new(format!("there are no layers in {RUN}/l")).next("run this on a node that was started from an image")
+        );
+    }
+    let layers: Vec<PathBuf> = (0..numbers).map(|number| Path::new(RUN).join("l").join(number.to_string())).collect();
+    Ok(lower(&layers, &Path::new(RUN).join("node")))
+}
+
 /// Stacks `layers`, the bottom one first, `node` and a tmpfs to a root at `root`.
 ///
 /// # Errors
@@ -80,8 +100,7 @@ pub fn overlay(layers: &[PathBuf], node: &Path, root: &Path) -> Result<()> {
 
 /// The classic option string, which kernels before 6.5 understand too.
 fn options(layers: &[PathBuf], node: &Path, top: &Path) -> Result<String> {
-    let lower: Vec<String> =
-        std::iter::once(node).chain(layers.iter().rev().map(PathBuf::as_path)).map(|path| path.display().to_string()).collect();
+    let lower: Vec<String> = lower(layers, node).iter().map(|path| path.display().to_string()).collect();
     let (lower, top) = (lower.join(":"), top.display());
     let options = format!("lowerdir={lower},upperdir={top}/upper,workdir={top}/work");
     // mount(2) takes one page, with the final zero.

@@ -11,13 +11,14 @@ use super::context::Values;
 use super::files::{File, FileKind, FileSet};
 use super::render::Templates;
 use super::role::PlannedState;
-use super::secrets::{self, Secrets};
+use super::secrets::Secrets;
 use super::{Key, version};
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::Word;
 use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
+use crate::model::placeholder::{self, Reference};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -81,7 +82,17 @@ impl CheckStep {
         format!("{}/{}", self.overlay, self.name)
     }
 
-    /// Its files of one overlay by path, the uppermost of each.
+    /// The secrets that its files ask for.
+    pub fn references(&self) -> BTreeSet<Reference> {
+        let files = self.layers.iter().flat_map(|layer| layer.files.values());
+        files
+            .flat_map(
+                |file| if let FileKind::Regular(bytes) = &file.kind { placeholder::references(bytes) } else { BTreeSet::new() },
+            )
+            .collect()
+    }
+
+    /// Its files by path, the uppermost of each.
     pub fn files(&self) -> BTreeMap<&RelPath, (&CheckLayer, &File)> {
         self.layers.iter().flat_map(|layer| layer.files.iter().map(move |(path, file)| (path, (layer, file)))).collect()
     }
@@ -176,7 +187,7 @@ fn key(step: &str, run: &Run, layers: &[CheckLayer], state: &[PlannedState], sou
             let place = if layer.of_node { "node" } else { layer.overlay.as_str() };
             key = key.with(format!("{path} of {place}"), file.identity());
             if let FileKind::Regular(bytes) = &file.kind {
-                names.extend(secrets::references(bytes).into_iter().map(|reference| reference.name));
+                names.extend(placeholder::references(bytes).into_iter().map(|reference| reference.name));
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::base::name::{UnitName, Word};
 use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
 use crate::model::overlay::{FileEntry, Owner, Scope, UnitAction, Units};
+use crate::model::placeholder;
 use crate::model::release::Release;
 use crate::model::step;
 use serde_json::Value;
@@ -171,7 +172,7 @@ impl<'a> Prepared<'a> {
             let bytes = self.content(entry, values).map_err(at)?;
             let (uid, gid) = accounts.numbers(&entry.owner).map_err(at)?;
             let path = entry.path.get_ref();
-            let references = secrets::references(&bytes);
+            let references = placeholder::references(&bytes);
             if !references.is_empty() {
                 secrets::check(path, entry.mode.0, &references, declared).map_err(at)?;
                 with_secrets.push_str(&format!("{path}\n"));
@@ -187,7 +188,7 @@ impl<'a> Prepared<'a> {
         }
         self.others(accounts, values, &mut files)?;
         if !with_secrets.is_empty() {
-            files.insert(format!("{}/{}", secrets::LISTS, self.overlay.name).parse()?, regular(with_secrets));
+            files.insert(format!("{}/{}", placeholder::LISTS, self.overlay.name).parse()?, regular(with_secrets));
         }
         let steps = steps::of_overlay(self.overlay, self.release, values)?;
         if !steps.is_empty() {

@@ -3,11 +3,14 @@
 use super::context::{self, Values};
 use super::files::{Accounts, FileSet, Prepared};
 use super::role::{self, Inputs, RolePlan};
+use super::secrets::SecretNames;
 use super::{Locked, ports};
 use crate::base::error::{Error, Result};
+use crate::base::name::Role;
 use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
 use crate::model::overlay::Scope;
+use crate::model::secret::{Per, SecretEntry};
 use crate::model::site::Node;
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,6 +19,8 @@ pub struct Planner<'a> {
     pub(super) inputs: Inputs<'a>,
     pub(super) accounts: Accounts,
     pub(super) overlays: Vec<Prepared<'a>>,
+    /// The secrets that the overlays declare.
+    names: Vec<SecretNames<'a>>,
     /// What every template of the role sees; `param` is set for each overlay.
     pub(super) values: Values,
     /// Each node's place among those of its role, from 1.
@@ -47,7 +52,8 @@ impl<'a> Planner<'a> {
         values.set("ports", &ports);
         let nodes = inputs.site.of_role(inputs.role).enumerate();
         let places = nodes.map(|(index, node)| (node.name.as_str(), index + 1)).collect();
-        Ok(Self { inputs, accounts, overlays, values, places })
+        let names = SecretNames::of(&overlays)?;
+        Ok(Self { inputs, accounts, overlays, names, values, places })
     }
 
     /// Plans the role's image.
@@ -58,16 +64,54 @@ impl<'a> Planner<'a> {
         role::plan(self, locked)
     }
 
+    /// The role.
+    pub fn role_name(&self) -> Role {
+        self.inputs.role
+    }
+
+    /// The secrets that the role's overlays declare, each once.
+    pub fn secrets(&self) -> Vec<&'a SecretEntry> {
+        self.names.iter().map(|names| names.entry).collect()
+    }
+
+    /// Those that are the same on every node, with the names that a certificate is for.
+    ///
+    /// # Errors
+    /// The template of a name; with file and line.
+    pub fn site_secrets(&self) -> Result<Vec<(&'a SecretEntry, Vec<String>)>> {
+        let here = self.names.iter().filter(|names| names.entry.per == Per::Site);
+        let mut values = self.values.only(|_| true);
+        here.map(|names| Ok((names.entry, names.render(&self.overlays, &mut values)?))).collect()
+    }
+
     /// Makes ready for nodes.
     pub fn nodes(&self) -> NodePlanner<'_, 'a> {
         // The lists of all nodes are copied only where a node's files look at them.
-        let texts: Vec<&str> = self.overlays.iter().flat_map(Prepared::node_texts).collect();
+        let names = self.names.iter().filter(|names| names.entry.per == Per::Node);
+        let names = names.flat_map(|names| names.entry.names.iter().map(String::as_str));
+        let texts: Vec<&str> = self.overlays.iter().flat_map(Prepared::node_texts).chain(names).collect();
         let wanted = |name: &str| texts.iter().any(|text| text.contains(name) || text.contains("__tera_context"));
         NodePlanner { planner: self, values: self.values.only(wanted) }
     }
 }
 
-impl NodePlanner<'_, '_> {
+impl<'a> NodePlanner<'_, 'a> {
+    /// The secrets of a node's own, with the names that a certificate is for.
+    ///
+    /// # Errors
+    /// The template of a name; with file and line.
+    pub fn secrets(&mut self, node: &Node) -> Result<Vec<(&'a SecretEntry, Vec<String>)>> {
+        let Planner { overlays, names, .. } = self.planner;
+        self.at(node);
+        let own = names.iter().filter(|names| names.entry.per == Per::Node);
+        own.map(|names| Ok((names.entry, names.render(overlays, &mut self.values)?))).collect()
+    }
+
+    fn at(&mut self, node: &Node) {
+        let place = self.planner.places.get(node.name.as_str()).copied().unwrap_or_default();
+        self.values.set("node", &context::node_value(node, place));
+    }
+
     /// Plans a node of the role: its own files, those of its seed.
     ///
     /// # Errors
@@ -92,8 +136,7 @@ impl NodePlanner<'_, '_> {
 
     /// What the templates of a node's files see, for one overlay.
     pub(super) fn values_of(&mut self, node: &Node, overlay: usize) -> &Values {
-        let place = self.planner.places.get(node.name.as_str()).copied().unwrap_or_default();
-        self.values.set("node", &context::node_value(node, place));
+        self.at(node);
         self.values.set("param", &self.planner.overlays[overlay].parameters);
         &self.values
     }
@@ -103,9 +146,8 @@ impl NodePlanner<'_, '_> {
     /// # Errors
     /// A template or an owner; with file and line.
     pub(super) fn by_overlay(&mut self, node: &Node) -> Result<Vec<(&LoadedOverlay, FileSet)>> {
-        let Planner { inputs, accounts, overlays, places, .. } = self.planner;
-        let place = places.get(node.name.as_str()).copied().unwrap_or_default();
-        self.values.set("node", &context::node_value(node, place));
+        let Planner { inputs, accounts, overlays, .. } = self.planner;
+        self.at(node);
         let mut all = Vec::with_capacity(overlays.len());
         for prepared in overlays {
             self.values.set("param", &prepared.parameters);

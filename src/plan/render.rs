@@ -58,6 +58,27 @@ impl Condition {
     }
 }
 
+/// A text that is no file, parsed once to be rendered for many nodes.
+pub struct Text(Templates<'static>);
+
+impl Text {
+    /// Parses a text.
+    ///
+    /// # Errors
+    /// Its syntax; the caller adds the place.
+    pub fn parse(text: impl Into<String>) -> Result<Self> {
+        Templates::one(text.into()).map(Self).map_err(without_place)
+    }
+
+    /// Renders it.
+    ///
+    /// # Errors
+    /// It names what is not there; the caller adds the place.
+    pub fn render(&self, values: &Values) -> Result<String> {
+        self.0.render(TEXT, values).map_err(without_place)
+    }
+}
+
 impl<'a> Templates<'a> {
     /// Parses every template of an overlay. `folder` is where they came from, for messages.
     ///
@@ -178,7 +199,7 @@ fn without_place(error: Error) -> Error {
 fn secret(arguments: &HashMap<String, tera::Value>) -> tera::Result<tera::Value> {
     let text = |name: &str| arguments.get(name).and_then(tera::Value::as_str);
     let name = text("name").ok_or_else(|| tera::Error::msg("`secret` wants a name: secret(name=\"…\")"))?;
-    Ok(super::secrets::placeholder(name, text("field").unwrap_or("value")).into())
+    Ok(crate::model::placeholder::placeholder(name, text("field").unwrap_or("value")).into())
 }
 
 /// What separates cause and remedy in the message of a template's own `throw(message="cause; next: remedy")`.

@@ -1,21 +1,19 @@
 //! Secrets in a plan: which are declared, and where their placeholders stand. No value is known here.
 //!
 //! `{{ secret(name="nova-db") }}` renders as `@ostack-secret:nova-db:value@`, and stays so in layers and seeds' files.
-//! The node puts the value there before any service starts.
+//! The node puts the value there before any service starts ([`crate::model::placeholder`]).
 
+use super::context::Values;
+use super::files::Prepared;
+use super::render::Text;
 use crate::base::error::{Error, Result};
 use crate::base::name::Word;
 use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
-use crate::model::secret::SecretEntry;
+use crate::model::placeholder::Reference;
+use crate::model::secret::{Per, SecretEntry, SecretKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-
-/// Where an overlay's layer lists those of its files that have placeholders: a file of the overlay's name in here.
-pub const LISTS: &str = "usr/share/ostack/secrets";
-/// How a placeholder begins and ends.
-const BEGIN: &str = "@ostack-secret:";
-const END: char = '@';
 
 /// A secret and where it is declared first.
 #[derive(Debug, Clone)]
@@ -30,20 +28,6 @@ pub struct Declared {
 
 /// All secrets of a site, by name.
 pub type Secrets = BTreeMap<Word, Declared>;
-
-/// One placeholder.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Reference {
-    /// The secret's name.
-    pub name: String,
-    /// Its field.
-    pub field: String,
-}
-
-/// The text that stands for a secret's field.
-pub fn placeholder(name: &str, field: &str) -> String {
-    format!("{BEGIN}{name}:{field}{END}")
-}
 
 /// The secrets that overlays declare. Several may declare the same one, if they mean the same.
 ///
@@ -71,35 +55,62 @@ pub fn declared<'a>(overlays: impl Iterator<Item = &'a LoadedOverlay>) -> Result
         }
     }
     for one in secrets.values() {
-        if let Some(ca) = &one.entry.ca
-            && !secrets.contains_key(ca)
-        {
+        let Some(ca) = &one.entry.ca else { continue };
+        let wanted = if one.entry.kind == SecretKind::SshHost { SecretKind::SshCa } else { SecretKind::Ca };
+        if secrets.get(ca).is_none_or(|ca| ca.entry.kind != wanted || ca.entry.per == Per::Node) {
             return Err(Error::new(format!(
-                "the secret {} is to be signed by {ca}, which no overlay declares",
+                "the secret {} is to be signed by {ca}, which no overlay declares as an authority of the site",
                 one.entry.name.get_ref()
             ))
             .at(&one.file, one.line)
-            .next(format!("add [[secret]] name = \"{ca}\" with kind = \"ca\" or \"ssh-ca\"")));
+            .next(format!("add [[secret]] name = \"{ca}\" with kind = \"{}\"", wanted.as_str())));
         }
     }
     Ok(secrets)
 }
 
-/// The placeholders of a file.
-pub fn references(bytes: &[u8]) -> BTreeSet<Reference> {
-    let mut found = BTreeSet::new();
-    // Placeholders are ASCII: what is no UTF-8 around them does not matter.
-    let text = String::from_utf8_lossy(bytes);
-    let mut rest = text.as_ref();
-    while let Some(at) = rest.find(BEGIN) {
-        rest = &rest[at + BEGIN.len()..];
-        if let Some((inside, _)) = rest.split_once(END)
-            && let Some((name, field)) = inside.split_once(':')
-        {
-            found.insert(Reference { name: name.to_string(), field: field.to_string() });
+/// A secret that a role's overlays declare, and what its certificate is for.
+pub struct SecretNames<'a> {
+    /// The declaration.
+    pub entry: &'a SecretEntry,
+    /// The overlay that has it, by its place in the recipe: its parameters are those that the names see.
+    overlay: usize,
+    /// All names, one a line.
+    names: Text,
+}
+
+impl<'a> SecretNames<'a> {
+    /// Parses the names of every secret; one that several overlays declare counts once.
+    ///
+    /// # Errors
+    /// A template's syntax, with file and line.
+    pub fn of(overlays: &[Prepared<'a>]) -> Result<Vec<Self>> {
+        let mut seen = BTreeSet::new();
+        let mut all = Vec::new();
+        for (index, overlay) in overlays.iter().map(|prepared| prepared.overlay).enumerate() {
+            for entry in overlay.overlay.secrets.iter().filter(|entry| seen.insert(entry.name.get_ref())) {
+                let names = Text::parse(entry.names.join("\n"));
+                let names = names.map_err(|error| error.at(&overlay.file, overlay.line(entry.name.span())))?;
+                all.push(Self { entry, overlay: index, names });
+            }
         }
+        Ok(all)
     }
-    found
+
+    /// The names; one that is empty for this site or node is left out.
+    ///
+    /// # Errors
+    /// A name that is not there, with file and line.
+    pub fn render(&self, overlays: &[Prepared<'_>], values: &mut Values) -> Result<Vec<String>> {
+        if self.entry.names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let prepared = &overlays[self.overlay];
+        values.set("param", &prepared.parameters);
+        let line = prepared.overlay.line(self.entry.name.span());
+        let text = self.names.render(values).map_err(|error| error.at(&prepared.overlay.file, line))?;
+        Ok(text.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_string).collect())
+    }
 }
 
 /// Refuses placeholders of secrets that there are not, and secrets in files that everybody may read.
@@ -118,24 +129,14 @@ pub fn check(path: &RelPath, mode: u32, references: &BTreeSet<Reference>, secret
             return Err(Error::new(format!("the secret `{name}` in {path} has no field `{field}`"))
                 .next(format!("use one of: {}", known.join(", "))));
         };
+        if !public && one.entry.kind.signs() {
+            return Err(Error::new(format!("{path} asks for the key of the authority `{name}`, which goes to no node"))
+                .next("declare a secret that it signs, with ca = \"…\""));
+        }
         if !public && mode & 0o007 != 0 {
             return Err(Error::new(format!("{path} holds the secret `{name}`, and everybody may read it ({mode:04o})"))
                 .next("write mode = \"0640\" and the service's group as owner"));
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn placeholders_are_found_in_bytes_that_are_no_text() {
-        let mut bytes = b"\xff x = ".to_vec();
-        bytes.extend(placeholder("nova-db", "value").bytes());
-        bytes.extend(b"@ostack-secret:broken");
-        let expected = Reference { name: "nova-db".into(), field: "value".into() };
-        assert_eq!(references(&bytes), BTreeSet::from([expected]));
-    }
 }

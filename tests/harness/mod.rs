@@ -121,7 +121,8 @@ impl Test {
         let mut command = Command::new(PROGRAM);
         command.args(args).arg("--store").arg(&self.store).current_dir(self.project()).stdin(Stdio::null());
         // What the machine's owner may have set must not decide a test.
-        command.env_remove("OSTACK_STORE").env("NO_PROXY", "127.0.0.1").envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.env_remove("OSTACK_STORE").env_remove("OSTACK_SECRETS").env_remove("OSTACK_PASSPHRASE");
+        command.env("NO_PROXY", "127.0.0.1").envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 

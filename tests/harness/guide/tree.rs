@@ -4,6 +4,7 @@ use ostack_image::base::name::{Role, Word};
 use ostack_image::base::path::RelPath;
 use ostack_image::model::load::{LoadedOverlay, Project};
 use ostack_image::model::options;
+use ostack_image::model::placeholder;
 use ostack_image::model::recipe::Recipe;
 use ostack_image::model::release::Release;
 use ostack_image::model::{Source, site};
@@ -122,7 +123,7 @@ impl Trees {
     pub fn with_guide_secrets(&self, text: &str) -> String {
         self.guide_secrets
             .iter()
-            .fold(text.to_string(), |text, (name, value)| text.replace(&secrets::placeholder(name, "value"), value))
+            .fold(text.to_string(), |text, (name, value)| text.replace(&placeholder::placeholder(name, "value"), value))
     }
 
     /// `user:group` of a file, both by the user's name, as the guide's services have it.
