@@ -66,8 +66,8 @@ impl Case {
 /// The errors of a run by check: the first line, which has the place, and the service's words.
 fn errors(ran: &Ran, role: &str) -> BTreeMap<String, (String, String)> {
     let mut errors = BTreeMap::new();
-    let stderr = ran.stderr();
-    for error in stderr.split("error: ").skip(1) {
+    let stderr = format!("\n{}", ran.stderr());
+    for error in stderr.split("\nerror: ").skip(1) {
         let (first, rest) = error.split_once('\n').unwrap();
         let place = first.strip_prefix(&format!("checking {role}: ")).unwrap_or_else(|| panic!("{stderr}"));
         let (place, what) = place.split_once(": the check ").unwrap();

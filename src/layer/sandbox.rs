@@ -239,8 +239,11 @@ pub fn enter(spec: &Path) -> Result<i32> {
         Ok(None) => Report::TimedOut,
         Err(error) => Report::Failed(error.to_string()),
     };
-    report.set_len(0).doing(|| "writing the sandbox's report")?;
-    serde_json::to_writer(&report, &said).doing(|| "writing the sandbox's report")?;
+    // The forked child has the same open file: what it wrote because it could not start the program, stays.
+    if (&report).stream_position().doing(|| "writing the sandbox's report")? == 0 {
+        report.set_len(0).doing(|| "writing the sandbox's report")?;
+        serde_json::to_writer(&report, &said).doing(|| "writing the sandbox's report")?;
+    }
     ended.map(|code| code.unwrap_or(TIMED_OUT))
 }
 
