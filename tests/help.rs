@@ -45,6 +45,7 @@ fn every_verb_has_help() {
         "",
         "boot",
         "build",
+        "check",
         "diff",
         "inspect",
         "lab",

@@ -136,6 +136,17 @@ impl Tool {
         Ok(Ended { code: output.status.code(), status, output: Output { stdout: output.stdout, stderr: output.stderr } })
     }
 
+    /// Runs to the end, whatever its exit status; gives both outputs as the one stream that a terminal would show.
+    ///
+    /// # Errors
+    /// The program is missing.
+    pub fn run_to_any_end(self) -> Result<Vec<u8>> {
+        let package = self.package;
+        let program = self.program.clone();
+        let output = self.expression().stderr_to_stdout().stdout_capture().unchecked().run();
+        Ok(output.map_err(|error| missing(&program, package, &error))?.stdout)
+    }
+
     /// Starts the program with its output going to `log`, for the caller to watch and end. It also ends with the thread
     /// that started it, however that ends.
     ///

@@ -4,6 +4,7 @@
 
 mod boot;
 mod build;
+mod check;
 mod diff;
 mod fetch;
 mod inspect;
@@ -72,6 +73,8 @@ pub(crate) struct Global {
 enum Verb {
     /// Build what is missing of a role's image and write its artifacts
     Build(build::Options),
+    /// Have each service judge its own files, in the image's root
+    Check(check::Options),
     /// Show what would be built, and why
     Plan(plan::Options),
     /// Resolve packages and write ostack.lock
@@ -119,6 +122,7 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     match &cli.verb {
         Verb::Build(options) => build::run(&cli.global, options),
+        Verb::Check(options) => check::run(&cli.global, options),
         Verb::Plan(options) => plan::run(&cli.global, options),
         Verb::Lock(options) => lock::run(&cli.global, options),
         Verb::Render(options) => render::run(&cli.global, options),

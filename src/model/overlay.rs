@@ -1,6 +1,7 @@
 //! `overlays/<component>/overlay.toml`: the only place that knows a component.
 
 use super::Source;
+use super::check::{self, CheckEntry};
 use super::secret::{self, SecretEntry};
 use super::step::{self, StepEntry};
 use crate::base::error::{Error, Result};
@@ -246,38 +247,6 @@ pub enum Peers {
     Any,
 }
 
-/// How the component's own program judges its files, in the built root, without network and with dummy secrets.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct CheckEntry {
-    /// Unique in the overlay.
-    pub name: Spanned<Word>,
-    /// Program and arguments.
-    pub run: Vec<String>,
-    /// The account that runs it.
-    #[serde(default = "root_user")]
-    pub user: String,
-    /// Files beside the overlay's own whose change asks for the check again (absolute, shell patterns).
-    #[serde(default)]
-    pub reads: Vec<String>,
-    /// Lines of the output that are errors though the program ends with 0: regular expressions.
-    #[serde(default)]
-    pub fail: Vec<String>,
-    /// Lines that are errors no more, only warnings: regular expressions.
-    #[serde(default)]
-    pub warn: Vec<String>,
-    /// Lines that say nothing: regular expressions.
-    #[serde(default)]
-    pub ignore: Vec<String>,
-    /// The program's exit code means nothing; only `fail` decides.
-    #[serde(default)]
-    pub any_exit: bool,
-    /// Only in this release.
-    pub release: Option<Word>,
-    /// Only where this tera expression is true.
-    pub when: Option<String>,
-}
-
 /// What becomes of a state path when the node is reimaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -335,10 +304,6 @@ pub struct Mode(pub u32);
 
 fn root() -> Owner {
     Owner { user: "root".to_string(), group: "root".to_string() }
-}
-
-fn root_user() -> String {
-    "root".to_string()
 }
 
 fn mode_644() -> Mode {
@@ -420,18 +385,7 @@ pub fn parse(source: &Source<'_>) -> Result<Overlay> {
     }
     secret::check(source, &overlay.secrets)?;
     step::check(source, &overlay.steps)?;
-    for (index, check) in overlay.checks.iter().enumerate() {
-        if check.run.is_empty() {
-            return Err(source
-                .error(&check.name.span(), format!("the check {} runs nothing", check.name.get_ref()))
-                .next("write run = [\"program\", \"argument\"]"));
-        }
-        if overlay.checks[..index].iter().any(|other| other.name == check.name && other.release == check.release) {
-            return Err(source
-                .error(&check.name.span(), format!("the check {} is there twice", check.name.get_ref()))
-                .next("give each check its own name"));
-        }
-    }
+    check::check(source, &overlay.checks)?;
     for unit in overlay.units.wanted_by.keys() {
         if !overlay.units.enable.contains(unit) {
             return Err(Error::new(format!("wanted_by names {unit}, which the overlay does not enable"))

@@ -231,6 +231,29 @@ impl<'a> Prepared<'a> {
         holds.then(|| self.content(file.entry, values)).transpose()
     }
 
+    /// The entry that writes a path, where one does: its condition holds.
+    pub(super) fn entry(&self, path: &RelPath, scope: Scope, values: &Values) -> Option<&'a FileEntry> {
+        let of_path = |file: &&PreparedFile<'a>| file.entry.scope == scope && file.entry.path.get_ref() == path;
+        let holds = |file: &&PreparedFile<'a>| file.condition.as_ref().is_none_or(|one| one.holds(values).unwrap_or(false));
+        self.files.iter().filter(of_path).find(holds).map(|file| file.entry)
+    }
+
+    /// The line of the table that means a path without an entry of its own.
+    pub(super) fn implied_line(&self, path: &RelPath) -> Option<usize> {
+        let own = |folder: &str| path.as_str().starts_with(folder) && path.name().contains(self.overlay.name.as_str());
+        let table = match () {
+            () if own("etc/sysctl.d/") => "sysctl",
+            () if own("etc/modules-load.d/") => "modules",
+            () => return None,
+        };
+        self.overlay.lines().of(&[table])
+    }
+
+    /// The templates.
+    pub(super) fn templates(&self) -> &Templates<'a> {
+        &self.templates
+    }
+
     fn content(&self, entry: &FileEntry, values: &Values) -> Result<Vec<u8>> {
         if let Some(content) = &entry.content {
             return Ok(content.as_bytes().to_vec());
