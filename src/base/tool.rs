@@ -140,7 +140,7 @@ impl Tool {
     ///
     /// # Errors
     /// The program is missing.
-    pub fn run_to_any_end(self) -> Result<Vec<u8>> {
+    pub fn run_as_seen(self) -> Result<Vec<u8>> {
         let package = self.package;
         let program = self.program.clone();
         let output = self.expression().stderr_to_stdout().stdout_capture().unchecked().run();
