@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 #[derive(Args)]
 pub(super) struct Options {
-    /// Folder of the lab, with the nodes' state and consoles; by default beside the store
+    /// Folder of the lab; by default one beside the store
     #[arg(long, value_name = "DIR", global = true)]
     lab: Option<PathBuf>,
     #[command(subcommand)]

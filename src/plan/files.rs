@@ -231,11 +231,25 @@ impl<'a> Prepared<'a> {
         holds.then(|| self.content(file.entry, values)).transpose()
     }
 
-    /// The entry that writes a path, where one does: its condition holds.
-    pub(super) fn entry(&self, path: &RelPath, scope: Scope, values: &Values) -> Option<&'a FileEntry> {
-        let of_path = |file: &&PreparedFile<'a>| file.entry.scope == scope && file.entry.path.get_ref() == path;
-        let holds = |file: &&PreparedFile<'a>| file.condition.as_ref().is_none_or(|one| one.holds(values).unwrap_or(false));
-        self.files.iter().filter(of_path).find(holds).map(|file| file.entry)
+    /// The entry that writes a path, where one does: its condition holds. `values` then has its `item`, where it has one.
+    pub(super) fn entry(&self, path: &RelPath, scope: Scope, values: &mut Values) -> Option<&'a FileEntry> {
+        for file in self.files.iter().filter(|file| file.entry.scope == scope) {
+            for item in items(file.entry, values).unwrap_or_default() {
+                values.remove("item");
+                if let Some(item) = &item {
+                    values.set("item", item);
+                }
+                let here = match &file.path {
+                    Some(written) => written.render(values).is_ok_and(|text| text.parse() == Ok(path.clone())),
+                    None => file.entry.path.get_ref() == path,
+                };
+                if here && file.condition.as_ref().is_none_or(|one| one.holds(values).unwrap_or(false)) {
+                    return Some(file.entry);
+                }
+            }
+        }
+        values.remove("item");
+        None
     }
 
     /// The line of the table that means a path without an entry of its own.

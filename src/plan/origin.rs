@@ -71,11 +71,11 @@ impl Planner<'_> {
         }
         let prepared = &self.overlays[index];
         self.values.set("param", &prepared.parameters);
-        origin(prepared, Scope::Role, spot, &self.values)
+        origin(prepared, Scope::Role, spot, &mut self.values)
     }
 }
 
-fn origin(prepared: &Prepared<'_>, scope: Scope, spot: &Spot, values: &Values) -> Option<Place> {
+fn origin(prepared: &Prepared<'_>, scope: Scope, spot: &Spot, values: &mut Values) -> Option<Place> {
     let overlay = prepared.overlay;
     let Some(entry) = prepared.entry(&spot.path, scope, values) else {
         return overlay_place(overlay, prepared.implied_line(&spot.path)?);
@@ -288,21 +288,21 @@ mod tests {
                     let of_node = nodes.values_of(node, index);
                     let mut of_role = planner.values.only(|_| true);
                     of_role.set("param", &prepared.parameters);
-                    for entry in prepared.overlay.overlay.files.iter().filter(|entry| entry.template.is_some()) {
-                        let scope = entry.scope;
-                        let values = if scope == Scope::Node { of_node } else { &of_role };
-                        if prepared.entry(entry.path.get_ref(), scope, values).is_none_or(|one| !std::ptr::eq(one, entry)) {
-                            continue;
+                    for (scope, values) in [(Scope::Node, of_node), (Scope::Role, &mut of_role)] {
+                        for path in prepared.files(scope, &planner.accounts, &secrets, values).unwrap().into_keys() {
+                            let Some(name) = prepared.entry(&path, scope, values).and_then(|entry| entry.template.as_deref())
+                            else {
+                                continue;
+                            };
+                            let text = prepared.templates().render(name, values).unwrap();
+                            let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+                            let untraced = |at: usize| prepared.templates().origin(name, values, at).is_none();
+                            lost.extend(
+                                lines
+                                    .filter(|(at, _)| untraced(at + 1))
+                                    .map(|(_, line)| format!("{}/{name}: {line}", prepared.overlay.name)),
+                            );
                         }
-                        let name = entry.template.as_deref().unwrap();
-                        let text = prepared.templates().render(name, values).unwrap();
-                        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-                        let untraced = |at: usize| prepared.templates().origin(name, values, at).is_none();
-                        lost.extend(
-                            lines
-                                .filter(|(at, _)| untraced(at + 1))
-                                .map(|(_, line)| format!("{}/{name}: {line}", prepared.overlay.name)),
-                        );
                     }
                 }
             }

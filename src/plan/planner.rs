@@ -135,10 +135,10 @@ impl<'a> NodePlanner<'_, 'a> {
     }
 
     /// What the templates of a node's files see, for one overlay.
-    pub(super) fn values_of(&mut self, node: &Node, overlay: usize) -> &Values {
+    pub(super) fn values_of(&mut self, node: &Node, overlay: usize) -> &mut Values {
         self.at(node);
         self.values.set("param", &self.planner.overlays[overlay].parameters);
-        &self.values
+        &mut self.values
     }
 
     /// The same by overlay, in the recipe's order; a path that two of them write is not refused.
