@@ -3,7 +3,8 @@
 //! The image is the one of `make controller`, with an administrator's key added to the site, so that only the ssh
 //! overlay and the disk are built anew. Machines are emulated (no KVM is needed) and cut off from every network.
 
-use ostack_image::base::tool::Tool;
+use ostack_image::base::digest::Digest;
+use ostack_image::base::tool::{PASSPHRASE, Tool};
 use ostack_image::lab::agent::Agent;
 use ostack_image::lab::qemu::{Firmware, Machine, Spec};
 use ostack_image::model::load::Project;
@@ -49,6 +50,7 @@ fn lab() -> &'static Lab {
         assert!(site.contains("authorized_keys = []"));
         std::fs::write(&site_file, site.replace("authorized_keys = []", &format!("authorized_keys = [\"{}\"]", public.trim())))
             .unwrap();
+        ostack(&folder).args(["secrets", "init"]).run().unwrap();
         let built = ostack(&folder).args(["build", "controller", "--node", NODE, "--json", "--relock"]).run().unwrap();
         let json: serde_json::Value = serde_json::from_slice(&built.stdout).unwrap();
         let site = Project::site(&site_file).unwrap();
@@ -57,7 +59,7 @@ fn lab() -> &'static Lab {
 }
 
 fn ostack(project: &Path) -> Tool {
-    Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project)
+    Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project).env(PASSPHRASE, "a passphrase of the test")
 }
 
 fn spec(lab: &Lab, firmware: Firmware, seed: bool, ssh_port: Option<u16>) -> Spec {
@@ -141,10 +143,10 @@ fn by_uefi_a_node_comes_up_as_its_site_says_and_only_its_state_outlives_a_reboot
     assert_eq!(on_node(&machine, "ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null"), host_keys);
 }
 
-/// `render` and the node agree on every file: content, mode and owner.
+/// `render --secrets` and the node agree on every file: content, mode and owner.
 fn every_rendered_file_is_on_the_node(lab: &Lab, machine: &Machine) {
     let folder = lab.folder.join("rendered");
-    let out = ostack(&lab.folder).args(["render", NODE, "--json", "--out"]).arg(&folder).run().unwrap();
+    let out = ostack(&lab.folder).args(["render", NODE, "--secrets", "--json", "--out"]).arg(&folder).run().unwrap();
     let listing: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     let mut compared = 0;
     for file in listing["files"].as_array().unwrap() {
@@ -155,7 +157,9 @@ fn every_rendered_file_is_on_the_node(lab: &Lab, machine: &Machine) {
         let path = text("path");
         let found = on_node(machine, &format!("sha256sum '{path}' | cut -c1-64; stat -c '%a %u:%g' '{path}'"));
         let mode = u32::from_str_radix(&text("mode"), 8).unwrap();
-        let expected = format!("{}\n{mode:o} {}:{}\n", text("content").trim_start_matches("sha256:"), file["uid"], file["gid"]);
+        // What is listed are the digests of placeholders; the folder has the values.
+        let content = Digest::of_file(&folder.join(path.trim_start_matches('/'))).unwrap().0;
+        let expected = format!("{}\n{mode:o} {}:{}\n", content.hex(), file["uid"], file["gid"]);
         assert_eq!(found, expected, "{path}");
         compared += 1;
     }

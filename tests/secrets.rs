@@ -46,7 +46,7 @@ mode = "0600"
 
 [[file]]
 path = "/etc/fence"
-content = "@ostack-secret:fence:value@"
+template = "fence.tera"
 mode = "0600"
 scope = "node"
 when = "node.name == 'compute01'"
@@ -54,7 +54,9 @@ when = "node.name == 'compute01'"
 
 /// The small project with secrets.
 fn test() -> Test {
-    Test::new().append("overlays/base/overlay.toml", SECRETS).env("OSTACK_PASSPHRASE", PASSPHRASE)
+    let template = "{{ secret(name=\"fence\") }} of {{ node.name }}";
+    let test = Test::new().append("overlays/base/overlay.toml", SECRETS).write("overlays/base/templates/fence.tera", template);
+    test.env("OSTACK_PASSPHRASE", PASSPHRASE)
 }
 
 /// The same with a second recipe, whose nodes have another overlay's secret too.
@@ -115,7 +117,7 @@ fn fields(expected: &[(&str, &[&str])]) -> BTreeMap<String, Vec<String>> {
 fn init_draws_what_overlays_ask_for_and_tells_numbers_only() {
     let test = test();
     test.run(["secrets", "init"])
-        .prints("     2  password\n     1  ca\n     1  certificate\nsecrets.age: 4 secrets drawn, 0 were there\n");
+        .prints("     1  ca\n     1  certificate\n     2  password\nsecrets.age: 4 secrets drawn, 0 were there\n");
     let path = test.project().join("secrets.age");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let bytes = fs::read(&path).unwrap();
@@ -134,9 +136,8 @@ fn init_again_adds_what_is_new_and_keeps_the_rest() {
     let node = "\n[[node]]\nname = \"compute02\"\nrole = \"compute\"\nmanagement = \"172.16.0.35\"\n";
     let test =
         test.append("site.toml", node).append("overlays/base/overlay.toml", "[[secret]]\nname = \"late\"\nkind = \"uuid\"\n");
-    test.run(["secrets", "init", "--json"]).json().as_object().map(|json| {
-        assert_eq!((&json["drawn"], &json["secrets"]), (&serde_json::json!({ "uuid": 1, "certificate": 1 }), &Value::from(6)));
-    });
+    let json = test.run(["secrets", "init", "--json"]).json();
+    assert_eq!((&json["drawn"], &json["secrets"]), (&serde_json::json!({ "uuid": 1, "certificate": 1 }), &Value::from(6)));
     let mut after = held(&test);
     assert!(after["shared"].as_object_mut().unwrap().remove("late").is_some());
     assert!(after["nodes"].as_object_mut().unwrap().remove("compute02").is_some());
@@ -234,8 +235,8 @@ fn a_seed_has_what_its_nodes_files_ask_for_and_nothing_else() {
     test.run(["secrets", "init"]).succeeds();
     test.run(["seed", "compute01", "storage01"]).succeeds();
     // Nobody gets the authority's key; `fence` is in a file of compute01 alone, `disk` in one of storage nodes.
-    let (db, node, ca): ((&str, &[&str]), (&str, &[&str]), (&str, &[&str])) =
-        (("db", &["value"]), ("node", &["bundle"]), ("site-ca", &["certificate"]));
+    let all: [(&str, &[&str]); 3] = [("db", &["value"]), ("node", &["bundle"]), ("site-ca", &["certificate"])];
+    let [db, node, ca] = all;
     assert_eq!(in_seed(&test, "out/compute01.seed.img"), fields(&[db, ("fence", &["value"]), node, ca]));
     assert_eq!(in_seed(&test, "out/storage01.seed.img"), fields(&[db, ("disk", &["value"]), node, ca]));
 }

@@ -95,8 +95,8 @@ fn a_mistake_in_one_nodes_files_names_it_and_leaves_no_seed() {
     let test = large(400).write("overlays/base/templates/hostname.tera", slip);
     test.run(["seed", "--all"]).fails(
         "error: writing the seed of compute0100: overlays/base/templates/hostname.tera:1: there is no `node.nme`\n  \
-         next: use one of: node.cores, node.external, node.external_mac, node.index, node.mac, node.management, \
-         node.memory_mib, node.name, node.role, node.serial\n",
+         next: use one of: node.cores, node.external, node.external_mac, node.fence, node.index, node.mac, \
+         node.management, node.memory_mib, node.name, node.provider_interface, node.role, node.serial\n",
     );
     assert_eq!(files(&test, "out"), BTreeMap::new());
 }

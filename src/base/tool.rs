@@ -164,10 +164,11 @@ impl Tool {
         if self.clear_env {
             expression = expression.full_env(self.env);
         } else {
-            expression = expression.env_remove(PASSPHRASE);
             for (name, value) in self.env {
                 expression = expression.env(name, value);
             }
+            // duct carries out the last first: whoever passes it on purpose still does.
+            expression = expression.env_remove(PASSPHRASE);
         }
         expression
     }
@@ -218,6 +219,21 @@ mod tests {
     fn a_failing_program_shows_its_command_line_and_its_last_words() {
         let error = Tool::new("sh").args(["-c", "echo 'no room' >&2; exit 3"]).run().err().unwrap();
         assert_eq!(error.to_string(), "`sh -c 'echo '\\''no room'\\'' >&2; exit 3'` failed (exit status: 3):\nno room");
+    }
+
+    #[test]
+    fn the_passphrase_reaches_only_a_program_that_is_given_it() {
+        // This test's own program again, with the variable set: what it starts must not see it.
+        let shown = |tool: Tool| tool.arg("-c").arg("echo ${OSTACK_PASSPHRASE-none}").run().unwrap().text();
+        assert_eq!(shown(Tool::new("sh").env(PASSPHRASE, "on purpose")), "on purpose\n");
+        let name = "base::tool::tests::the_passphrase_reaches_only_a_program_that_is_given_it";
+        if std::env::var_os(PASSPHRASE).is_some() {
+            assert_eq!(shown(Tool::new("sh")), "none\n");
+        } else {
+            let own = std::env::current_exe().unwrap();
+            let out = Tool::new(own).args(["--exact", name]).env(PASSPHRASE, "of the caller").run().unwrap();
+            assert!(out.text().contains("1 passed"), "{}", out.text());
+        }
     }
 
     #[test]

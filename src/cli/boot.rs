@@ -22,12 +22,12 @@ pub(super) struct Options {
     /// Node to be; without one the image waits for a seed
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
-    /// Seed to attach, as `seed` writes it; by default one is made for this boot
+    /// Seed to attach; by default one is made for this boot
     #[arg(long, value_name = "FILE", requires = "node")]
     seed: Option<PathBuf>,
     #[command(flatten)]
     secrets: unlock::From,
-    /// Wait for the node's report: exit 0 once it is up and no unit has failed
+    /// Wait for the report: exit 0 once it is up and no unit has failed
     #[arg(long, requires = "node")]
     check: bool,
     /// Start by BIOS instead of UEFI

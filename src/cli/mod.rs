@@ -38,7 +38,7 @@ struct Cli {
 /// Options that every verb takes.
 #[derive(Args, Clone)]
 pub(crate) struct Global {
-    /// Folder with recipes/, overlays/, images/ and ostack.lock
+    /// Folder with recipes/, overlays/ and ostack.lock
     #[arg(short = 'C', long, value_name = "DIR", global = true, default_value = ".")]
     project: PathBuf,
     /// Site file; by default site.toml in the project folder

@@ -18,10 +18,9 @@ use std::path::{Path, PathBuf};
 pub(super) struct Options {
     /// Node to render; the tree goes to --out, which must be empty or absent
     node: String,
-    /// Put the site's secrets into the files, from this file or secrets.age beside the site file; the folder is then for its
-    /// owner alone
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    secrets: Option<PathBuf>,
+    /// Fill in secrets, of this file or of secrets.age beside the site
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    secrets: Option<Option<PathBuf>>,
     #[command(flatten)]
     key: unlock::Opener,
 }
@@ -73,9 +72,8 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 }
 
 /// The values that the node's files ask for.
-fn secrets(session: &Session, options: &Options, named: &Path, files: &FileSet) -> Result<Values> {
-    let named = (!named.as_os_str().is_empty()).then(|| named.to_path_buf());
-    let from = unlock::From::file_or_usual(named, &options.key);
+fn secrets(session: &Session, options: &Options, named: &Option<PathBuf>, files: &FileSet) -> Result<Values> {
+    let from = unlock::From::file_or_usual(named.clone(), &options.key);
     let held = from.held(session)?.ok_or_else(|| unlock::not_there(&from.file(session)))?;
     held.needed(&options.node, &seed::asked(files))
 }

@@ -31,7 +31,7 @@ pub(super) enum Verb {
 pub(super) struct Init {
     #[command(flatten)]
     from: From,
-    /// Encrypt to this age recipient (age1…) instead of a passphrase; may be repeated
+    /// Encrypt to this age1… and to no passphrase; may be repeated
     #[arg(long, value_name = "RECIPIENT")]
     recipient: Vec<String>,
 }
@@ -179,7 +179,7 @@ fn list(global: &Global, session: &Session, options: &List) -> Result<()> {
             (1, 1) => "drawn".to_string(),
             (drawn, all) => format!("{drawn} of {all} drawn"),
         };
-        println!("{name:<24} {kind:<12} {whom:<10} {state:<16} {}", roles.join(", "));
+        println!("{:<24} {kind:<12} {whom:<10} {state:<16} {}", name.as_str(), roles.join(", "));
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ pub(super) struct Options {
     /// Write the seeds of all nodes of the site
     #[arg(long, conflicts_with = "nodes")]
     all: bool,
-    /// File to write, for one node; by default NODE.seed.img in the output folder
+    /// File to write, for one node; else NODE.seed.img in the output folder
     #[arg(long, value_name = "FILE", conflicts_with = "all")]
     file: Option<PathBuf>,
     #[command(flatten)]

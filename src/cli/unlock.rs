@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Where the secrets are, for verbs that only read them.
 #[derive(Args, Clone, Default)]
 pub(super) struct From {
-    /// File of the site's secrets; by default secrets.age beside the site file
+    /// Secrets, if not secrets.age beside the site
     #[arg(long, value_name = "FILE", env = "OSTACK_SECRETS", hide_env_values = true)]
     secrets: Option<PathBuf>,
     #[command(flatten)]
@@ -25,10 +25,10 @@ pub(super) struct From {
 /// What opens the file.
 #[derive(Args, Clone, Default)]
 pub(super) struct Opener {
-    /// File with its passphrase; else OSTACK_PASSPHRASE has it, or you are asked
+    /// Has their passphrase; else OSTACK_PASSPHRASE or a question
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
-    /// File with an age identity that opens it, where it is encrypted to recipients
+    /// An age identity that opens them; may be repeated
     #[arg(long, value_name = "FILE")]
     identity: Vec<PathBuf>,
 }

@@ -20,7 +20,7 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs::{read, read_text, sorted_dir};
 use crate::base::path::RelPath;
 use crate::model::placeholder::{self, LISTS, Values};
-use crate::node::console::say;
+use crate::node::console;
 use crate::node::stack::{self, RUN};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, mkdirat, open, openat, renameat, unlinkat};
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ const NEW: &str = ".ostack-secrets.new";
 /// As [`fill`]'s.
 pub fn run() -> Result<()> {
     let count = fill(&stack::mounted()?, Path::new("/"), &values()?)?;
-    say(&format!("ostack-node: {count} files filled"));
+    console::print(&format!("{count} files filled"));
     Ok(())
 }
 
