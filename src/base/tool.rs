@@ -31,7 +31,24 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
+/// How a program ended that may say something by its exit code.
+pub struct Ended {
+    /// The exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// Its status in words.
+    pub status: String,
+    /// What it printed.
+    pub output: Output,
+}
+
 impl Output {
+    /// The end of what it said, for an error's words: standard error, or standard output where that is empty, because some
+    /// tools (dpkg among them) explain themselves there.
+    pub fn last_words(&self) -> String {
+        let said = if self.stderr.trim_ascii().is_empty() { &self.stdout } else { &self.stderr };
+        String::from_utf8_lossy(&said[said.len().saturating_sub(STDERR_TAIL_BYTES)..]).trim().to_string()
+    }
+
     /// Standard output as text, invalid bytes replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
@@ -99,21 +116,31 @@ impl Tool {
     /// The program is missing or its exit status is not 0.
     pub fn run(self) -> Result<Output> {
         let line = self.command_line();
+        let ended = self.run_to_any_end()?;
+        if ended.code == Some(0) {
+            return Ok(ended.output);
+        }
+        Err(failed(&line, &ended))
+    }
+
+    /// Runs to the end with both outputs captured; what the exit code means is the caller's business.
+    ///
+    /// # Errors
+    /// The program is missing.
+    pub fn run_to_any_end(self) -> Result<Ended> {
         let package = self.package;
         let program = self.program.clone();
         let output = self.expression().stdout_capture().stderr_capture().unchecked().run();
         let output = output.map_err(|error| missing(&program, package, &error))?;
-        if output.status.success() {
-            return Ok(Output { stdout: output.stdout, stderr: output.stderr });
-        }
-        Err(failed(&line, &output.status.to_string(), &output.stderr, &output.stdout))
+        let status = output.status.to_string();
+        Ok(Ended { code: output.status.code(), status, output: Output { stdout: output.stdout, stderr: output.stderr } })
     }
 
     /// Runs to the end, whatever its exit status; gives both outputs as the one stream that a terminal would show.
     ///
     /// # Errors
     /// The program is missing.
-    pub fn run_to_any_end(self) -> Result<Vec<u8>> {
+    pub fn run_as_seen(self) -> Result<Vec<u8>> {
         let package = self.package;
         let program = self.program.clone();
         let output = self.expression().stderr_to_stdout().stdout_capture().unchecked().run();
@@ -144,6 +171,31 @@ impl Tool {
                 Ok(())
             })
             .start()
+            .map_err(|error| missing(&program, package, &error))
+    }
+
+    /// Starts the program in a session of its own, with its output going to `log`, and leaves it: whoever made the PID
+    /// namespace ends it.
+    ///
+    /// # Errors
+    /// The program is missing or `log` cannot be written.
+    pub fn launch(self, log: &Path) -> Result<()> {
+        let package = self.package;
+        let program = self.program.clone();
+        self.expression()
+            .stderr_to_stdout()
+            .stdout_path(log)
+            .unchecked()
+            .before_spawn(|command| {
+                use std::os::unix::process::CommandExt;
+                // SAFETY: one system call, allowed between fork and exec.
+                unsafe {
+                    command.pre_exec(|| Ok(rustix::process::setsid().map(|_| ())?));
+                }
+                Ok(())
+            })
+            .start()
+            .map(|_| ())
             .map_err(|error| missing(&program, package, &error))
     }
 
@@ -197,12 +249,14 @@ fn missing(program: &OsStr, package: Option<&str>, error: &std::io::Error) -> Er
     }
 }
 
-fn failed(line: &str, status: &str, stderr: &[u8], stdout: &[u8]) -> Error {
-    // Some tools (dpkg among them) explain themselves on stdout.
-    let said = if stderr.trim_ascii().is_empty() { stdout } else { stderr };
-    let tail = String::from_utf8_lossy(&said[said.len().saturating_sub(STDERR_TAIL_BYTES)..]).trim().to_string();
+fn failed(line: &str, ended: &Ended) -> Error {
     let shown = if line.len() > 400 { format!("{} …", line.chars().take(400).collect::<String>()) } else { line.to_string() };
-    Error::new(format!("`{shown}` failed ({status}):\n{tail}"))
+    Error::new(format!(
+        "`{shown}` failed ({}):
+{}",
+        ended.status,
+        ended.output.last_words()
+    ))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod check;
 mod diff;
 mod fetch;
 mod inspect;
+mod lab;
 mod lock;
 mod plan;
 mod render;
@@ -20,6 +21,7 @@ mod unlock;
 
 use crate::base::error::{Error, Result};
 use crate::base::name::Word;
+use crate::lab::holder;
 use crate::layer::sandbox;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -90,6 +92,8 @@ enum Verb {
     Diff(diff::Options),
     /// Start an image in QEMU
     Boot(boot::Options),
+    /// The site on this machine: every node a container over its image's layers
+    Lab(lab::Options),
     /// List, check and clean the store
     #[command(subcommand)]
     Store(store::Verb),
@@ -99,9 +103,11 @@ enum Verb {
 pub fn main() -> ExitCode {
     // Maintainer scripts inherit it, and what they create with it reaches the image.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|first| first == sandbox::VERB) {
-        return sandboxed(args.next().map(PathBuf::from));
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    match args.split_first() {
+        Some((first, rest)) if first == sandbox::VERB => return sandboxed(rest.first().map(PathBuf::from)),
+        Some((first, rest)) if first == holder::VERB => return lab::hidden(rest),
+        _ => {}
     }
     let cli = Cli::parse();
     match run(&cli) {
@@ -125,6 +131,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Inspect(options) => inspect::run(&cli.global, options),
         Verb::Diff(options) => diff::run(&cli.global, options),
         Verb::Boot(options) => boot::run(&cli.global, options),
+        Verb::Lab(options) => lab::run(&cli.global, options),
         Verb::Store(verb) => store::run(&cli.global, verb),
     }
 }

@@ -16,7 +16,7 @@ use crate::layer::erofs::{Compression, Tools};
 use crate::layer::root::{Job, PackageFile};
 use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::layer::{deb, tar};
-use crate::model::release::{Release, User};
+use crate::model::release::{Backend, Release, User};
 use crate::plan::secrets::Secrets;
 use crate::plan::{Key, OverlayStep, Package, RolePlan};
 use crate::store::{Blob, Record, Store, WriteLock};
@@ -180,11 +180,11 @@ impl Builder<'_> {
             None => {
                 let files = self.package_files(&self.plan.locked.base)?;
                 // dpkg works on one package at a time and leaves most of a core idle meanwhile.
-                let ahead = packages.is_none() && self.decompress;
+                let ahead = packages.is_none() && self.decompress && self.release.backend == Backend::Deb;
                 std::thread::scope(|scope| -> Result<Tree> {
                     let beside = ahead.then(|| scope.spawn(|| self.decompressed()));
                     let tree = self.timed("install base", || {
-                        self.job(&files, self.store.pool(), &[], &self.release.users).build_base(&base_root)?;
+                        self.job(&tools, &files, self.store.pool(), &[], &self.release.users).build_base(&base_root)?;
                         Tree::settle(&base_root, self.plan.epoch)
                     })?;
                     if let Some(beside) = beside {
@@ -225,8 +225,15 @@ impl Builder<'_> {
         Ok(value)
     }
 
-    fn job<'a>(&'a self, packages: &'a [PackageFile], pool: PathBuf, debconf: &'a [String], users: &'a [User]) -> Job<'a> {
-        Job { packages, users, pool, scratch: self.scratch, release: self.release, debconf, epoch: self.plan.epoch }
+    fn job<'a>(
+        &'a self,
+        tools: &'a Path,
+        packages: &'a [PackageFile],
+        pool: PathBuf,
+        debconf: &'a [String],
+        users: &'a [User],
+    ) -> Job<'a> {
+        Job { packages, users, pool, tools, scratch: self.scratch, release: self.release, debconf, epoch: self.plan.epoch }
     }
 
     fn packages(&self, tools: &Path, base_root: &Path, decompressed: Option<Pool>) -> Result<Record> {
@@ -241,7 +248,7 @@ impl Builder<'_> {
         };
         let (upper, work, mount) = (folder("packages")?, folder("work")?, folder("root")?);
         self.timed("install packages", || {
-            self.job(&files, pool, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
+            self.job(tools, &files, pool, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
         })?;
         // Memory that the filesystem's writer can use.
         fs::remove_tree(&self.scratch.join("pool"))?;

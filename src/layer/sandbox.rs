@@ -185,7 +185,7 @@ impl Sandbox {
     /// The namespaces or the root cannot be made, the account or the program is not in the root.
     pub fn run_to_any_end<S: AsRef<str>>(&self, command: impl IntoIterator<Item = S>) -> Result<Ended> {
         let (shown, file, tool) = self.tool(command)?;
-        let output = tool.run_to_any_end()?;
+        let output = tool.run_as_seen()?;
         let mut text = String::new();
         (&file).rewind().and_then(|()| (&file).read_to_string(&mut text)).doing(|| "reading how the sandbox ended")?;
         match serde_json::from_str(&text) {

@@ -95,6 +95,9 @@ pub struct FileEntry {
     pub release: Option<Word>,
     /// Only where this tera expression is true, such as `option.tls`.
     pub when: Option<String>,
+    /// The name of a list, such as `node.interfaces`: the file is there once for each element, which template, condition and
+    /// path see as `item`.
+    pub each: Option<String>,
     /// Allows replacing a file that an earlier overlay of the recipe writes.
     #[serde(default, rename = "override")]
     pub overrides: bool,
@@ -195,10 +198,24 @@ pub struct PortEntry {
     pub protocol: Protocol,
     /// Who may connect.
     pub from: Peers,
+    /// At which of the node's addresses.
+    #[serde(default)]
+    pub at: At,
     /// Only in this release.
     pub release: Option<Word>,
     /// Only where this tera expression is true.
     pub when: Option<String>,
+}
+
+/// The addresses of a node at which a port may be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum At {
+    /// All.
+    #[default]
+    Any,
+    /// The site's VIPs, while the node holds them.
+    Vip,
 }
 
 /// A transport protocol.
@@ -346,6 +363,11 @@ pub fn parse(source: &Source<'_>) -> Result<Overlay> {
         }
         for name in [&file.template, &file.source].into_iter().flatten() {
             name.parse::<RelPath>().map_err(|error| source.error(&file.path.span(), error.cause()))?;
+        }
+        if file.each.is_some() != file.path.get_ref().as_str().contains("{{") {
+            return Err(source
+                .error(&file.path.span(), format!("{} needs both `each` and a path that names the item", file.path.get_ref()))
+                .next("write each = \"…\", a list, and {{ item.… }} in the path, or neither"));
         }
         if file.scope == Scope::Node && file.template.is_none() {
             return Err(source

@@ -25,9 +25,9 @@ pub struct StepEntry {
     /// What must answer before `apply` makes sense.
     #[serde(default)]
     pub needs: Vec<Need>,
-    /// Ends with 0 when the step is done.
+    /// Ends with 0 when the step is done, with 75 when that cannot be known yet: its last line says what it waits for.
     pub check: Vec<String>,
-    /// Does it. Runs only when `check` says that it is to be done, and may be cut off at any moment.
+    /// Does it. Ends with 75 when it has to wait: its last line says for what. Runs only when `check` says that it is to be done, and may be cut off at any moment.
     pub apply: Vec<String>,
     /// The account that runs both.
     #[serde(default = "root")]
@@ -35,6 +35,9 @@ pub struct StepEntry {
     /// Seconds after which `apply` is ended.
     #[serde(default = "five_minutes")]
     pub timeout: u64,
+    /// Seconds until a step that is done is checked again; by default 30 on a node, 3600 for the cluster's, whose checks ask
+    /// services.
+    pub again: Option<u64>,
     /// Only in this release.
     pub release: Option<Word>,
     /// Only where this tera expression is true.
@@ -58,7 +61,7 @@ pub enum StepScope {
 pub struct Need {
     /// For people: "the database".
     pub name: String,
-    /// `ADDRESS:PORT`, TCP.
+    /// `ADDRESS:PORT`, TCP; of several, with commas between them, one is enough.
     pub at: String,
 }
 
@@ -81,6 +84,8 @@ pub struct Step {
     pub user: String,
     /// Seconds for `apply`.
     pub timeout: u64,
+    /// Seconds until it is checked again once it is done.
+    pub again: u64,
 }
 
 fn root() -> String {
@@ -94,7 +99,7 @@ fn five_minutes() -> u64 {
 /// Refuses steps that cannot be carried out.
 ///
 /// # Errors
-/// With file and line: an empty command, a name that is there twice, a timeout out of range.
+/// With file and line: an empty command, a name that is there twice, seconds out of range.
 pub(super) fn check(source: &Source<'_>, steps: &[StepEntry]) -> Result<()> {
     for (index, step) in steps.iter().enumerate() {
         let error = |cause: &str, next: &str| {
@@ -110,6 +115,9 @@ pub(super) fn check(source: &Source<'_>, steps: &[StepEntry]) -> Result<()> {
         }
         if !(1..=86_400).contains(&step.timeout) {
             return error("has a timeout out of range", "write 1 to 86400 seconds");
+        }
+        if !step.again.is_none_or(|again| (1..=86_400).contains(&again)) {
+            return error("has `again` out of range", "write 1 to 86400 seconds");
         }
     }
     Ok(())

@@ -24,6 +24,7 @@ use crate::base::tool::Tool;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use steps::Outcome;
 
 /// Where this program is in the initrd; running processes find it there as well.
 const SELF: &str = "/proc/self/exe";
@@ -37,19 +38,27 @@ pub fn main(args: &[OsString]) -> i32 {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let name = words.first().and_then(|name| name.rsplit('/').next()).unwrap_or_default();
     let result = match &words[..] {
+        [_, "apply", step] => return say_how_it_ended(steps::apply(step)),
         _ if std::process::id() == 1 => init::run(),
         [_, rest @ ..] if name == "modprobe" => modules::modprobe(rest),
         [_, "report"] => report::run(),
         [_, "activate"] => activate::run(),
         [_, "steps"] => steps::run(),
-        [_, "apply", step] => steps::apply(step),
         [_, "status"] => steps::show(false),
         [_, "status", "--json"] => steps::show(true),
         [_, "in", root, program, rest @ ..] => enter(Path::new(root), program, rest),
         _ => Err(Error::new("this program takes no such arguments").next("run `ostack-node status`, `report` or `steps`")),
     };
+    say_how_it_ended(result.map(|()| Outcome::Done))
+}
+
+fn say_how_it_ended(result: Result<Outcome>) -> i32 {
     match result {
-        Ok(()) => 0,
+        Ok(Outcome::Done) => 0,
+        Ok(Outcome::NotYet(words)) => {
+            console::error(&words);
+            steps::NOT_YET
+        }
         Err(error) => {
             console::error(&format!("ostack-node: {error}"));
             1

@@ -109,7 +109,7 @@ impl<'a> NodePlanner<'_, 'a> {
 
     fn at(&mut self, node: &Node) {
         let place = self.planner.places.get(node.name.as_str()).copied().unwrap_or_default();
-        self.values.set("node", &context::node_value(node, place));
+        self.values.set("node", &context::own_value(node, place));
     }
 
     /// Plans a node of the role: its own files, those of its seed.
@@ -151,7 +151,7 @@ impl<'a> NodePlanner<'_, 'a> {
         let mut all = Vec::with_capacity(overlays.len());
         for prepared in overlays {
             self.values.set("param", &prepared.parameters);
-            all.push((prepared.overlay, prepared.files(Scope::Node, accounts, inputs.secrets, &self.values)?));
+            all.push((prepared.overlay, prepared.files(Scope::Node, accounts, inputs.secrets, &mut self.values)?));
         }
         Ok(all)
     }

@@ -135,8 +135,12 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         .flat_map(|overlay| overlay.overlay.debconf.get(inputs.release_name).cloned().unwrap_or_default())
         .collect();
     let root = |step, packages: &[Package]| {
-        packages_key(step, version::PACKAGES, packages)
-            .with("time", locked.epoch)
+        let key = packages_key(step, version::PACKAGES, packages);
+        let key = match &inputs.release.rpm {
+            Some(rpm) => key.with("rpm", Digest::of(serde_json::to_string(rpm).unwrap_or_default())),
+            None => key,
+        };
+        key.with("time", locked.epoch)
             .with("tools", tools.digest())
             .with("configure", Digest::of(&configure))
             .with("clean", Digest::of(&clean))

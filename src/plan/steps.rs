@@ -5,7 +5,7 @@ use super::render::Templates;
 use crate::base::error::{Error, Result};
 use crate::base::name::Word;
 use crate::model::load::LoadedOverlay;
-use crate::model::step::{Need, Step};
+use crate::model::step::{Need, Step, StepScope};
 use std::collections::BTreeMap;
 
 /// The steps of an overlay that are of this release and whose conditions hold.
@@ -32,6 +32,10 @@ pub fn of_overlay(overlay: &LoadedOverlay, release: &Word, values: &Values) -> R
             apply: entry.apply.iter().map(text).collect::<Result<_>>()?,
             user: entry.user.clone(),
             timeout: entry.timeout,
+            again: entry.again.unwrap_or(match entry.scope {
+                StepScope::Node => 30,
+                StepScope::Cluster => 3600,
+            }),
         });
     }
     Ok(steps)

@@ -5,9 +5,13 @@
 //!            steps before it     check ends with 0
 //! waiting ──────────────────> ? ──────────────────> done ── a while later ──> ?
 //!    ^                        │ it does not                                   │
-//!    └── what it needs does <─┤                                               │
-//!        not answer           └──> running: apply ──> ? ── still not ──> failed, again after a pause
+//!    ├── what it needs does <─┤                                               │
+//!    │   not answer           └──> running: apply ──> ? ── still not ──> failed, again after a pause
+//!    └── "not yet", says a command by its exit code 75
 //! ```
+//!
+//! Waiting costs next to nothing and is no failure, however long it lasts. While what a step needs does not answer, its
+//! `check` does not run.
 //!
 //! A step of the cluster is applied under a lock that only one node has at a time. What the lock is, an overlay says: a
 //! program that waits for it, runs another program, and gives the lock back when that ends or the node dies.
@@ -15,7 +19,7 @@
 use super::load;
 use super::status::{self, State, Status, Statuses};
 use crate::base::error::{Error, Result};
-use crate::base::tool::Tool;
+use crate::base::tool::{Ended, Output, Tool};
 use crate::model::step::{Need, Step, StepScope};
 use crate::node::console;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -27,10 +31,13 @@ use std::time::Duration;
 const CHECK: u64 = 60;
 /// How long a peer may take to answer, and how often it is asked.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How often a step that is done is checked again.
-const AGAIN: Duration = Duration::from_secs(30);
+/// How long a step rests that says "not yet": it doubles from the first to the last of these while it says the same.
+const RESTS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(20)];
 /// The pause after a failure doubles from the first to the last of these.
 const PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
+/// By this exit code a command says that it is not its turn yet: `EX_TEMPFAIL` of sysexits.h.
+pub const NOT_YET: i32 = 75;
 
 /// The program that runs another one under a lock: `cluster-lock NAME PROGRAM ARGS…`.
 const LOCK: &str = "/usr/lib/ostack/cluster-lock";
@@ -41,8 +48,24 @@ const SELF: &str = "/usr/lib/ostack/ostack-node";
 struct Board {
     statuses: Mutex<Statuses>,
     changed: Condvar,
+    /// Held while a step of the cluster is checked. Their checks ask services, each by a program that takes seconds to load:
+    /// all at once, on every node, they would keep those services from answering.
+    one_at_a_time: Mutex<()>,
     /// Where the states are written.
     file: PathBuf,
+}
+
+/// By these `timeout` says that it had to end the program, or to kill it.
+const OVER: i32 = 124;
+const KILLED: i32 = 137;
+
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as it should be.
+    Done,
+    /// It waits for something; its own words say for what.
+    NotYet(String),
 }
 
 /// Carries out the steps of the root that this program runs in; does not end while there are any.
@@ -63,16 +86,28 @@ pub fn run() -> Result<()> {
 /// One step, for ever.
 fn keep(step: &Step, board: &Board) {
     let mut pause = PAUSES[0];
+    let mut rest = RESTS[0];
+    let mut said = String::new();
     loop {
         board.wait_for(&step.after, &step.name);
-        match turn(step, board) {
-            State::Done => std::thread::sleep(AGAIN),
+        let state = turn(step, board);
+        let says = board.lock().get(&step.name).map(|status| status.words.clone()).unwrap_or_default();
+        rest = if says == said { (rest * 2).min(RESTS[1]) } else { RESTS[0] };
+        said = says;
+        match state {
+            State::Done => std::thread::sleep(Duration::from_secs(step.again)),
             State::Failed => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(PAUSES[1]);
                 continue;
             }
-            State::Waiting | State::Running => std::thread::sleep(ANSWER),
+            State::Waiting | State::Running => {
+                std::thread::sleep(rest);
+                while let Some(need) = silent(step) {
+                    board.set(&step.name, State::Waiting, words_of(need));
+                    std::thread::sleep(RESTS[0]);
+                }
+            }
         }
         pause = PAUSES[0];
     }
@@ -80,15 +115,19 @@ fn keep(step: &Step, board: &Board) {
 
 /// What can be done now about a step whose predecessors are done; gives how it stands then.
 fn turn(step: &Step, board: &Board) -> State {
-    if command(step, &step.check, CHECK).is_ok() {
-        return board.set(&step.name, State::Done, String::new());
+    match board.check(step) {
+        Ok(Checked::Done) => return board.set(&step.name, State::Done, String::new()),
+        Ok(Checked::NotYet(words)) => return board.set(&step.name, State::Waiting, words),
+        Ok(Checked::Open) => {}
+        Err(error) => return board.set(&step.name, State::Failed, error.to_string()),
     }
-    if let Some(need) = step.needs.iter().find(|need| !answers(need)) {
-        return board.set(&step.name, State::Waiting, format!("{} at {}", need.name, need.at));
+    if let Some(need) = silent(step) {
+        return board.set(&step.name, State::Waiting, words_of(need));
     }
     board.set(&step.name, State::Running, String::new());
     match attempt(step) {
-        Ok(()) => board.set(&step.name, State::Done, String::new()),
+        Ok(Outcome::Done) => board.set(&step.name, State::Done, String::new()),
+        Ok(Outcome::NotYet(words)) => board.set(&step.name, State::Waiting, words),
         Err(error) => board.set(&step.name, State::Failed, error.to_string()),
     }
 }
@@ -97,45 +136,105 @@ fn turn(step: &Step, board: &Board) -> State {
 ///
 /// # Errors
 /// There is no such step, or it fails.
-pub fn apply(name: &str) -> Result<()> {
+pub fn apply(name: &str) -> Result<Outcome> {
     let steps = load(Path::new("/"))?;
     let step = steps.iter().find(|step| step.name == name).ok_or_else(|| {
         let known: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
         Error::new(format!("there is no step `{name}`")).next(format!("use one of: {}", known.join(", ")))
     })?;
     // Whoever had the lock before may have done it.
-    if command(step, &step.check, CHECK).is_ok() {
-        return Ok(());
+    match check(step)? {
+        Checked::Done => Ok(Outcome::Done),
+        Checked::NotYet(words) => Ok(Outcome::NotYet(words)),
+        Checked::Open => attempt(&Step { scope: StepScope::Node, ..step.clone() }),
     }
-    attempt(&Step { scope: StepScope::Node, ..step.clone() })
 }
 
-fn attempt(step: &Step) -> Result<()> {
-    match step.scope {
-        StepScope::Node => command(step, &step.apply, step.timeout)?,
+fn attempt(step: &Step) -> Result<Outcome> {
+    let outcome = match step.scope {
+        StepScope::Node => command(step, "apply", &step.apply, step.timeout)?,
         StepScope::Cluster => {
             let locked = [LOCK, &step.name, SELF, "apply", &step.name].map(str::to_string);
             // Another node may hold the lock for as long as the step may take.
-            command(&Step { user: "root".to_string(), ..step.clone() }, &locked, 2 * step.timeout + CHECK)?;
+            command(&Step { user: "root".to_string(), ..step.clone() }, "apply", &locked, 2 * step.timeout + CHECK)?
         }
+    };
+    match outcome {
+        Outcome::Done => {
+            command(step, "check", &step.check, CHECK).map_err(|error| error.doing("checking what seemed to go well"))
+        }
+        Outcome::NotYet(_) => Ok(outcome),
     }
-    command(step, &step.check, CHECK).map_err(|error| error.doing("checking what seemed to go well"))
 }
 
-/// Runs a command of the step as its user, and ends it and its children when the time is over.
-fn command(step: &Step, words: &[String], seconds: u64) -> Result<()> {
+/// What a step's `check` found.
+enum Checked {
+    Done,
+    NotYet(String),
+    /// It is to be applied.
+    Open,
+}
+
+/// Runs a step's `check`.
+///
+/// # Errors
+/// It does not end in time, or not by itself. That says nothing about the step: on a node with more work than time, applying
+/// what is done already would only be more work.
+fn check(step: &Step) -> Result<Checked> {
+    match run_as(step, &step.check, CHECK)? {
+        Ended { code: Some(0), .. } => Ok(Checked::Done),
+        Ended { code: Some(NOT_YET), output, .. } => Ok(Checked::NotYet(last_line(&output))),
+        ended @ Ended { code: None | Some(OVER | KILLED), .. } => Err(failure("check", &ended, CHECK)),
+        Ended { .. } => Ok(Checked::Open),
+    }
+}
+
+/// Runs a command of the step; an exit code that says neither "done" nor "not yet" is a failure.
+fn command(step: &Step, what: &str, words: &[String], seconds: u64) -> Result<Outcome> {
+    let ended = run_as(step, words, seconds)?;
+    match ended.code {
+        Some(0) => Ok(Outcome::Done),
+        Some(NOT_YET) => Ok(Outcome::NotYet(last_line(&ended.output))),
+        _ => Err(failure(what, &ended, seconds)),
+    }
+}
+
+/// Runs a program as the step's user, and ends it and its children when the time is over.
+fn run_as(step: &Step, words: &[String], seconds: u64) -> Result<Ended> {
     let timeout = Tool::new("timeout").package("coreutils").args(["--kill-after=10".to_string(), seconds.to_string()]);
     let tool = match step.user.as_str() {
         "root" => timeout,
         user => timeout.args(["runuser", "-u", user, "--"]),
     };
-    tool.args(words).run().map(|_| ())
+    tool.args(words).run_to_any_end()
 }
 
-/// Whether something accepts connections there.
+fn last_line(output: &Output) -> String {
+    output.last_words().lines().last().unwrap_or("something that it does not name").to_string()
+}
+
+fn failure(what: &str, ended: &Ended, seconds: u64) -> Error {
+    let said = ended.output.last_words();
+    let how = match ended.code {
+        Some(OVER | KILLED) => format!("took longer than {seconds} s"),
+        _ => format!("failed ({})", ended.status),
+    };
+    Error::new(format!("{what} {how}\n{said}").trim_end())
+}
+
+/// The first of a step's needs that does not answer.
+fn silent(step: &Step) -> Option<&Need> {
+    step.needs.iter().find(|need| !answers(need))
+}
+
+fn words_of(need: &Need) -> String {
+    format!("{} at {}", need.name, need.at)
+}
+
+/// Whether something accepts connections there: one of several is enough.
 fn answers(need: &Need) -> bool {
-    let Ok(mut addresses) = need.at.to_socket_addrs() else { return false };
-    addresses.any(|address| TcpStream::connect_timeout(&address, ANSWER).is_ok())
+    let addresses = need.at.split(',').filter_map(|one| one.trim().to_socket_addrs().ok()).flatten();
+    addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, ANSWER).is_ok())
 }
 
 impl Board {
@@ -143,7 +242,18 @@ impl Board {
         let status = || Status { state: State::Waiting, since: status::now(), words: String::new(), tries: 0 };
         let statuses: Statuses = steps.iter().map(|step| (step.name.clone(), status())).collect();
         status::write(file, &statuses)?;
-        Ok(Self { statuses: Mutex::new(statuses), changed: Condvar::new(), file: file.to_path_buf() })
+        Ok(Self {
+            statuses: Mutex::new(statuses),
+            changed: Condvar::new(),
+            one_at_a_time: Mutex::new(()),
+            file: file.to_path_buf(),
+        })
+    }
+
+    fn check(&self, step: &Step) -> Result<Checked> {
+        let turn = || self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = (step.scope == StepScope::Cluster).then(turn);
+        check(step)
     }
 
     fn lock(&self) -> MutexGuard<'_, Statuses> {
@@ -179,9 +289,10 @@ impl Board {
             status.since = status::now();
         }
         match state {
-            State::Done => status.tries = 0,
+            // Who waits has not failed.
+            State::Done | State::Waiting => status.tries = 0,
             State::Running => status.tries += 1,
-            State::Waiting | State::Failed => {}
+            State::Failed => {}
         }
         (status.state, status.words) = (state, words);
         console::print(format!("{name}: {} {}", state.as_str(), status.words).trim_end());
@@ -197,7 +308,7 @@ mod tests {
 
     fn step(name: &str, check: &str, apply: &str) -> Step {
         let shell = |text: &str| ["sh", "-c", text].map(str::to_string).to_vec();
-        let (user, timeout) = ("root".to_string(), 10);
+        let (user, timeout, again) = ("root".to_string(), 10, 30);
         Step {
             name: name.into(),
             scope: StepScope::Node,
@@ -207,6 +318,7 @@ mod tests {
             apply: shell(apply),
             user,
             timeout,
+            again,
         }
     }
 
@@ -237,20 +349,38 @@ mod tests {
     fn a_step_that_fails_says_so_in_the_words_of_its_program() {
         let (state, words, tries) = left_by(&step("a/b", "false", "echo no such table >&2; exit 3"));
         assert_eq!((state, tries), (State::Failed, 1));
-        assert!(words.contains("no such table"), "{words}");
+        assert_eq!(words, "apply failed (exit status: 3)\nno such table");
     }
 
     #[test]
     fn an_apply_that_ends_well_and_does_nothing_is_a_failure() {
         let (state, words, _) = left_by(&step("a/b", "false", "true"));
         assert_eq!(state, State::Failed);
-        assert!(words.starts_with("checking what seemed to go well: "), "{words}");
+        assert_eq!(words, "checking what seemed to go well: check failed (exit status: 1)");
     }
 
     #[test]
     fn an_apply_that_takes_too_long_is_ended() {
-        let slow = Step { timeout: 1, ..step("a/b", "false", "sleep 100") };
-        assert_eq!(left_by(&slow).0, State::Failed);
+        let slow = Step { timeout: 1, ..step("a/b", "false", "echo copying; sleep 100") };
+        assert_eq!(left_by(&slow), (State::Failed, "apply took longer than 1 s\ncopying".to_string(), 1));
+    }
+
+    #[test]
+    fn an_apply_that_says_not_yet_waits_for_what_its_last_line_names() {
+        let later = step("a/b", "false", "echo asking the peers; echo controller02 at 172.16.181.32:2380 >&2; exit 75");
+        assert_eq!(left_by(&later), (State::Waiting, "controller02 at 172.16.181.32:2380".to_string(), 0));
+    }
+
+    #[test]
+    fn a_check_that_is_cut_off_is_a_failure_and_nothing_is_applied() {
+        let cut = step("a/b", "kill -9 $$", "touch /nowhere/else; exit 9");
+        assert_eq!(left_by(&cut), (State::Failed, "check failed (signal: 9 (SIGKILL))".to_string(), 0));
+    }
+
+    #[test]
+    fn a_check_that_says_not_yet_waits_and_nothing_is_applied() {
+        let later = step("a/b", "echo the majority; exit 75", "exit 9");
+        assert_eq!(left_by(&later), (State::Waiting, "the majority".to_string(), 0));
     }
 
     #[test]
@@ -262,6 +392,15 @@ mod tests {
         assert_eq!(left_by(&waiting).0, State::Failed, "it answers, so apply runs");
         drop(listener);
         assert_eq!(left_by(&waiting), (State::Waiting, format!("the database at {at}"), 0));
+    }
+
+    #[test]
+    fn of_several_addresses_one_that_answers_is_enough() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let at = format!("{silent}, {}", listener.local_addr().unwrap());
+        assert!(answers(&Need { name: "a broker".into(), at }));
+        assert!(!answers(&Need { name: "a broker".into(), at: silent.to_string() }));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 mod engine;
 mod status;
 
-pub use engine::{apply, run};
+pub use engine::{NOT_YET, Outcome, apply, run};
 pub use status::show;
 
 use crate::base::error::{Context, Error, Result};

@@ -73,7 +73,7 @@ pub fn write(file: &Path, statuses: &Statuses) -> Result<()> {
 /// # Errors
 /// The engine has not written any yet.
 pub fn show(json: bool) -> Result<()> {
-    fs::must_exist(Path::new(FILE), "the steps' state", "see whether ostack-node.service runs")?;
+    fs::must_exist(Path::new(FILE), "the steps' state", "see whether ostack-steps.service runs")?;
     let text = fs::read_text(Path::new(FILE))?;
     if json {
         console::print(text.trim_end());

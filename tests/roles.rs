@@ -1,0 +1,109 @@
+//! Each role's image in QEMU, from blank, all alone: it comes up with no failed unit, and what needs peers waits and says for whom.
+//!
+//! The images are the shipped ones, with secrets drawn for the test. Machines are emulated (no KVM is needed) and cut off from
+//! every network.
+
+use ostack_image::base::tool::{PASSPHRASE, Tool};
+use ostack_image::lab::agent::Agent;
+use ostack_image::lab::qemu::{Firmware, Machine, Spec};
+use ostack_image::model::load::Project;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// An emulated boot takes a minute on two quiet cores, the programs of the first steps as long.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Two emulated machines at once would only take twice as long.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The shipped project with secrets of its own.
+fn project() -> &'static Path {
+    static PROJECT: OnceLock<PathBuf> = OnceLock::new();
+    PROJECT.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("roles");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        for name in ["recipes", "overlays", "images", "ostack.lock", "site.toml"] {
+            Tool::new("cp").arg("-a").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).arg(folder.join(name)).run().unwrap();
+        }
+        ostack(&folder).args(["secrets", "init"]).run().unwrap();
+        folder
+    })
+}
+
+fn ostack(project: &Path) -> Tool {
+    Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project).env(PASSPHRASE, "a passphrase of the test")
+}
+
+/// Boots the first node of a role and compares what its steps come to, one line each: name, state, words.
+fn alone(node: &str, expected: &str) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let folder = project();
+    let site = Project::site(&folder.join("site.toml")).unwrap();
+    let node = site.node(node).unwrap();
+    ostack(folder).args(["build", node.role.as_str(), "--node", node.name.as_str(), "--relock"]).run().unwrap();
+    let spec = Spec {
+        disk: folder.join(format!("out/{}.qcow2", node.role)),
+        seed: Some(folder.join(format!("out/{}.seed.img", node.name))),
+        firmware: Firmware::Bios,
+        memory: 4096,
+        cpus: 2,
+        disk_gib: 20,
+        ssh_port: None,
+        kernel: None,
+    };
+    let machine_folder = folder.join(node.name.as_str());
+    let mut machine = Machine::start(&spec, &site, Some(node), &machine_folder).unwrap();
+    let report = machine.wait_for_report(1, PATIENCE).unwrap();
+    assert_eq!(
+        (report.node.as_str(), report.role.as_str(), report.state.as_str()),
+        (node.name.as_str(), node.role.as_str(), "running")
+    );
+    assert_eq!(report.failed, Vec::<String>::new());
+
+    let begin = Instant::now();
+    let mut found = steps(&machine);
+    while found != expected && begin.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_secs(2));
+        found = steps(&machine);
+    }
+    assert_eq!(found, expected);
+    // What the steps have started is well, too.
+    assert_eq!(on_node(&machine, "systemctl list-units --failed --plain --no-legend"), "");
+    drop(machine);
+    std::fs::remove_dir_all(&machine_folder).unwrap();
+    std::fs::remove_file(&spec.disk).unwrap();
+}
+
+fn steps(machine: &Machine) -> String {
+    let text = on_node(machine, "ostack-node status --json");
+    let statuses: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let line = |(name, status): (&String, &serde_json::Value)| {
+        let words = status["words"].as_str().unwrap_or_default();
+        format!("{name}: {} {words}", status["state"].as_str().unwrap()).trim_end().to_string() + "\n"
+    };
+    statuses.iter().map(line).collect()
+}
+
+/// What a shell command on the node prints; the command must succeed.
+fn on_node(machine: &Machine, command: &str) -> String {
+    let answer = Agent::connect(&machine.agent_socket(), PATIENCE).unwrap().shell(command).unwrap();
+    assert_eq!(answer.code, 0, "{command}: {}{}", answer.stdout, answer.stderr);
+    answer.stdout
+}
+
+#[test]
+fn a_controller_without_the_others_makes_no_cluster_and_names_whom_it_lacks() {
+    alone("controller01", include_str!("fixtures/alone/controller01.txt"));
+}
+
+#[test]
+fn a_compute_node_without_controllers_waits_for_them() {
+    alone("compute01", include_str!("fixtures/alone/compute01.txt"));
+}
+
+#[test]
+fn a_storage_node_without_the_others_has_a_monitor_that_looks_for_them() {
+    alone("storage01", include_str!("fixtures/alone/storage01.txt"));
+}
