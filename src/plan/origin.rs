@@ -125,6 +125,11 @@ fn spot(words: &[String], command: &[String], texts: &BTreeMap<&RelPath, &str>) 
             file_only.get_or_insert_with(|| Spot { path: path.clone(), line: None });
         }
     }
+    if let Some(spot) = file_only {
+        // Another line may name an option of the same file.
+        let at = words.iter().flat_map(|line| names(line)).find_map(|name| line_of(texts[&spot.path], &name));
+        return Some(Spot { line: at, ..spot });
+    }
     for line in words {
         for name in names(line) {
             for path in &likely {
@@ -140,7 +145,14 @@ fn spot(words: &[String], command: &[String], texts: &BTreeMap<&RelPath, &str>) 
             return Some(Spot { path: (*path).clone(), line: Some(at) });
         }
     }
-    file_only
+    // Not an option's name, but its value.
+    let quoted = words.iter().flat_map(|line| QUOTED.captures_iter(line).map(|found| found[1].to_string()).collect::<Vec<_>>());
+    quoted.filter(|value| value.len() >= SHORTEST_WORD).find_map(|value| {
+        let has = |path: &&&RelPath| {
+            texts[**path].lines().position(|line| line.contains(&value) && !line.trim_start().starts_with('#'))
+        };
+        likely.iter().find_map(|path| has(&path).map(|at| Spot { path: (*path).clone(), line: Some(at + 1) }))
+    })
 }
 
 /// The first known path in a line, the longest where one begins like another, and the number that goes with it.
@@ -251,6 +263,14 @@ mod tests {
         assert_eq!(leads("unknown variable 'other=1'", "check", &files), "/etc/b.ini:2");
         assert_eq!(leads("unrecognized option '--other'", "check", &files), "/etc/b.ini:2");
         assert_eq!(leads("something is wrong", "check", &files), "nowhere");
+        assert_eq!(leads("cannot parse /etc/b.ini\nno such other", "check /etc/a.ini", &files), "/etc/b.ini:2");
+        assert_eq!(leads("cannot parse /etc/b.ini", "check /etc/a.ini", &files), "/etc/b.ini");
+    }
+
+    #[test]
+    fn a_value_in_quotes_is_looked_for_where_no_option_is_named() {
+        let files = [("/etc/a.conf", "# \"modulo\"\nmodule(load=\"modulo\")\n")];
+        assert_eq!(leads("could not load module 'modulo'", "check", &files), "/etc/a.conf:2");
     }
 
     /// Every line of every file that the shipped site renders, and what cannot be traced to a line of a template.
