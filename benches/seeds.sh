@@ -38,7 +38,9 @@ site() {
             end = sprintf("%02x:%02x", int(i / 256), i % 256)
             printf "[[node]]\nname = \"%s%04d\"\nrole = \"%s\"\n", role, ++count[role], role
             printf "management = \"172.16.%s\"\nexternal = \"10.181.%s\"\n", host, host
-            printf "mac = \"52:54:00:b5:%s\"\nexternal_mac = \"52:54:00:b6:%s\"\n\n", end, end
+            printf "mac = \"52:54:00:b5:%s\"\nexternal_mac = \"52:54:00:b6:%s\"\n", end, end
+            if (role == "compute") printf "provider_mac = \"52:54:00:b7:%s\"\n", end
+            print ""
         }
     }'
 }

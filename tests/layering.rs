@@ -16,7 +16,7 @@ const BELOW: [(&str, &[&str]); 11] = [
     ("layer", &["base", "model", "plan", "lock", "store"]),
     ("image", &["base", "model", "plan", "secrets", "lock", "store", "layer"]),
     ("deploy", &["base", "model", "plan", "secrets", "lock", "store", "layer", "image"]),
-    ("lab", &["base", "model", "plan", "secrets", "lock", "store", "layer", "image", "deploy"]),
+    ("lab", &["base", "model", "node", "plan", "secrets", "lock", "store", "layer", "image", "deploy"]),
 ];
 
 /// A line of the program; comments and unit tests are left out.

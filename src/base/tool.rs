@@ -136,6 +136,17 @@ impl Tool {
         Ok(Ended { code: output.status.code(), status, output: Output { stdout: output.stdout, stderr: output.stderr } })
     }
 
+    /// Runs to the end, whatever its exit status; gives both outputs as the one stream that a terminal would show.
+    ///
+    /// # Errors
+    /// The program is missing.
+    pub fn run_as_seen(self) -> Result<Vec<u8>> {
+        let package = self.package;
+        let program = self.program.clone();
+        let output = self.expression().stderr_to_stdout().stdout_capture().unchecked().run();
+        Ok(output.map_err(|error| missing(&program, package, &error))?.stdout)
+    }
+
     /// Starts the program with its output going to `log`, for the caller to watch and end. It also ends with the thread
     /// that started it, however that ends.
     ///
@@ -160,6 +171,31 @@ impl Tool {
                 Ok(())
             })
             .start()
+            .map_err(|error| missing(&program, package, &error))
+    }
+
+    /// Starts the program in a session of its own, with its output going to `log`, and leaves it: whoever made the PID
+    /// namespace ends it.
+    ///
+    /// # Errors
+    /// The program is missing or `log` cannot be written.
+    pub fn launch(self, log: &Path) -> Result<()> {
+        let package = self.package;
+        let program = self.program.clone();
+        self.expression()
+            .stderr_to_stdout()
+            .stdout_path(log)
+            .unchecked()
+            .before_spawn(|command| {
+                use std::os::unix::process::CommandExt;
+                // SAFETY: one system call, allowed between fork and exec.
+                unsafe {
+                    command.pre_exec(|| Ok(rustix::process::setsid().map(|_| ())?));
+                }
+                Ok(())
+            })
+            .start()
+            .map(|_| ())
             .map_err(|error| missing(&program, package, &error))
     }
 

@@ -2,11 +2,12 @@
 
 use super::report::Steps;
 use super::session::{RoleFiles, Session};
-use super::{Global, fetch, plan, print_json, unlock};
+use super::{Global, check, fetch, plan, print_json, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::name::Role;
 use crate::image::artifact::{Artifact, Format, Maker};
-use crate::image::build::{Builder, Watch, tools};
+use crate::image::build::{Builder, Parts, Watch, tools};
+use crate::image::check::Judged;
 use crate::image::manifest::Image;
 use crate::layer::scratch;
 use crate::lock::ReleaseLock;
@@ -15,7 +16,7 @@ use crate::plan::{Package, RolePlan};
 use crate::store::{Store, WriteLock};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 #[derive(Args)]
@@ -86,7 +87,16 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         let begin = Instant::now();
         let steps = Steps::new(global.verbose);
         let files = session.role(role)?;
-        let built = one(&session, files, &mut lock, &spec, &store, &write_lock, global, options, &steps)?;
+        let work = Work {
+            session: &session,
+            files,
+            store: &store,
+            write_lock: &write_lock,
+            global,
+            relock: options.relock,
+            steps: &steps,
+        };
+        let built = one(&work, &mut lock, &spec, &options.format)?;
         if !global.json {
             summary(&built, begin.elapsed().as_secs_f64());
         }
@@ -101,57 +111,88 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     Ok(())
 }
 
-#[allow(clippy::too_many_arguments, reason = "the state of one run of the command, which has no other use as a struct")]
-fn one(
-    session: &Session,
-    files: &RoleFiles,
-    lock: &mut ReleaseLock,
-    spec: &DiskSpec,
-    store: &Store,
-    write_lock: &WriteLock,
-    global: &Global,
-    options: &Options,
-    steps: &Steps,
-) -> Result<Built> {
-    let mut plan = session.plan(files, lock)?;
-    // A relock may itself name packages that vanish while it runs: try twice, then say so.
-    for attempt in 0..2 {
-        let wanted = missing(&plan, store)?;
-        match fetch::packages(session, store, lock, &wanted, global.offline, options.relock && attempt == 0)? {
-            None => break,
-            Some(newer) => {
-                *lock = newer;
-                plan = session.plan(files, lock)?;
-            }
+/// One role's build, and what it works with.
+pub(super) struct Work<'a> {
+    pub session: &'a Session,
+    pub files: &'a RoleFiles,
+    pub store: &'a Store,
+    pub write_lock: &'a WriteLock,
+    pub global: &'a Global,
+    pub relock: bool,
+    pub steps: &'a Steps,
+}
+
+impl Work<'_> {
+    /// Builds the layers that are missing and runs the checks that are.
+    ///
+    /// # Errors
+    /// A step fails, or a check cannot be run. That one fails is no error here.
+    pub fn layers_and_checks(&self, lock: &mut ReleaseLock) -> Result<(RolePlan, Parts, Vec<Judged>)> {
+        let plan = self.fetched(lock)?;
+        let scratch_folder = self.store.scratch().join(format!("roots-{}", self.files.role));
+        let memory = needs_roots(&plan, self.store)? && scratch::prepare(&scratch_folder)?;
+        if self.global.verbose && memory {
+            eprintln!("  roots are built in memory");
+        }
+        let program = node_program()?;
+        let builder = self.builder(&plan, &program, &scratch_folder, memory);
+        let parts = builder.layers();
+        if scratch_folder.exists() {
+            // A mount of this process alone; the kernel would free it at the end, but the next role wants the memory.
+            let _ = rustix::mount::unmount(&scratch_folder, rustix::mount::UnmountFlags::DETACH);
+            crate::base::fs::remove_tree(&scratch_folder)?;
+        }
+        let parts = parts?;
+        let judged = builder.checks(&parts, &self.session.secrets)?;
+        Ok((plan, parts, judged))
+    }
+
+    fn builder<'b>(&'b self, plan: &'b RolePlan, program: &'b Path, scratch: &'b Path, memory: bool) -> Builder<'b> {
+        Builder {
+            store: self.store,
+            lock: self.write_lock,
+            scratch,
+            decompress: memory,
+            plan,
+            release: &self.session.release,
+            node_program: program,
+            watch: self.steps,
         }
     }
+
+    /// The plan, with the packages that its missing steps need in the store.
+    fn fetched(&self, lock: &mut ReleaseLock) -> Result<RolePlan> {
+        let mut plan = self.session.plan(self.files, lock)?;
+        // A relock may itself name packages that vanish while it runs: try twice, then say so.
+        for attempt in 0..2 {
+            let wanted = missing(&plan, self.store)?;
+            let relock = self.relock && attempt == 0;
+            match fetch::packages(self.session, self.store, lock, &wanted, self.global.offline, relock)? {
+                None => break,
+                Some(newer) => {
+                    *lock = newer;
+                    plan = self.session.plan(self.files, lock)?;
+                }
+            }
+        }
+        Ok(plan)
+    }
+}
+
+fn one(work: &Work<'_>, lock: &mut ReleaseLock, spec: &DiskSpec, formats: &[FormatName]) -> Result<Built> {
+    let Work { session, store, steps, .. } = work;
+    let (plan, parts, judged) = work.layers_and_checks(lock)?;
+    let report = check::Report::new(session, work.files, &plan, &judged)?;
+    report.warn(|one| one.seconds.is_some() || work.global.verbose);
+    // Nothing is named and nothing written before every service has taken its files.
+    report.refuse()?;
+    let mut cached = parts.cached && judged.iter().all(|one| one.seconds.is_none());
     let program = node_program()?;
-    let scratch_folder = store.scratch().join(format!("roots-{}", files.role));
-    let memory = needs_roots(&plan, store)? && scratch::prepare(&scratch_folder)?;
-    if global.verbose && memory {
-        eprintln!("  roots are built in memory");
-    }
-    let builder = Builder {
-        store,
-        lock: write_lock,
-        scratch: &scratch_folder,
-        decompress: memory,
-        plan: &plan,
-        release: &session.release,
-        node_program: &program,
-        watch: steps,
-    };
-    let built = builder.build();
-    if scratch_folder.exists() {
-        // A mount of this process alone; the kernel would free it at the end, but the next role wants the memory.
-        let _ = rustix::mount::unmount(&scratch_folder, rustix::mount::UnmountFlags::DETACH);
-        crate::base::fs::remove_tree(&scratch_folder)?;
-    }
-    let (image, mut cached) = built?;
+    let image = work.builder(&plan, &program, &store.scratch(), false).image(parts)?;
     store.put_last(&plan.image_name(), &plan::remembered(&plan::keys(&plan)?))?;
     let maker = Maker { store, image: &image, spec, tools_key: plan.tools.digest() };
     let mut artifacts = Vec::new();
-    for format in &options.format {
+    for format in formats {
         let format = match format {
             FormatName::Qcow2 => Format::Qcow2,
             FormatName::Raw => Format::Raw,
@@ -161,7 +202,7 @@ fn one(
             continue;
         }
         cached = false;
-        let tools = tools(store, write_lock, &plan, steps)?;
+        let tools = tools(store, work.write_lock, &plan, *steps)?;
         crate::base::fs::create_dir_all(&session.out)?;
         steps.begins(format.as_str());
         let begin = Instant::now();

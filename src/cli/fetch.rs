@@ -5,10 +5,10 @@ use super::report::Bar;
 use super::session::Session;
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
-use crate::base::name::PackageName;
 use crate::lock::ReleaseLock;
-use crate::lock::deb::Update;
 use crate::lock::fetch::{Blobs, FetchError, fetch};
+use crate::lock::request::Update;
+use crate::lock::signature::Signed;
 use crate::plan::Package;
 use crate::store::Store;
 use std::collections::BTreeSet;
@@ -39,10 +39,12 @@ pub(super) fn packages(
     offline: bool,
     relock: bool,
 ) -> Result<Option<ReleaseLock>> {
-    let names: BTreeSet<&PackageName> = wanted.iter().map(|package| &package.name).collect();
-    let locked: Vec<_> = lock.packages.values().filter(|package| names.contains(&package.name)).collect();
+    let digests: BTreeSet<&Digest> = wanted.iter().map(|package| &package.digest).collect();
+    let locked: Vec<_> = lock.all().filter(|package| digests.contains(&package.sha256)).collect();
     let mirrors = if offline { crate::lock::mirror::Mirrors::default() } else { session.mirrors()? };
-    match fetch(&locked, &mirrors, &session.site.snapshot, &Sink(store), offline, &Bar::new()) {
+    let sink = Sink(store);
+    let signed = Signed::new(&sink, lock, if offline { &[] } else { &locked }, &session.site.trust)?;
+    match fetch(&locked, &mirrors, &session.site.snapshot, &signed, offline, &Bar::new()) {
         Ok(()) => Ok(None),
         Err(FetchError::Gone(names)) if relock => {
             let what = if names.len() == 1 { "1 locked package is" } else { &format!("{} locked packages are", names.len()) };

@@ -4,7 +4,7 @@ use super::session::Session;
 use super::{Global, print_json};
 use crate::base::error::{Error, Result};
 use crate::base::name::PackageName;
-use crate::lock::deb::{Request, Update, resolve};
+use crate::lock::request::{Request, Update, resolve};
 use crate::lock::{Lock, ReleaseLock};
 use crate::model::release::Backend;
 use clap::Args;
@@ -31,17 +31,17 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let changes = ReleaseLock::diff(&old, &new);
     if global.json {
         let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
-        return print_json(&json!({ "release": session.release_name, "packages": new.packages.len(), "changes": changes }));
+        return print_json(&json!({ "release": session.release_name, "packages": new.all().count(), "changes": changes }));
     }
     // A first lock changes everything; the file itself is the list then.
     if old.packages.is_empty() {
-        println!("{}: {} packages", session.lock_file.display(), new.packages.len());
+        println!("{}: {} packages", session.lock_file.display(), new.all().count());
         return Ok(());
     }
     for change in &changes {
         println!("{change}");
     }
-    println!("{}: {} packages, {} changed", session.lock_file.display(), new.packages.len(), changes.len());
+    println!("{}: {} packages, {} changed", session.lock_file.display(), new.all().count(), changes.len());
     Ok(())
 }
 
@@ -55,17 +55,25 @@ pub(super) fn update(session: &Session, update: &Update) -> Result<()> {
 }
 
 fn update_with(session: &Session, update: &Update) -> Result<(ReleaseLock, ReleaseLock)> {
-    if session.release.backend != Backend::Deb {
-        return Err(Error::new(format!("{} cannot be locked yet: its packages come by rpm", session.release_name))
-            .next("lock a release with backend = \"deb\""));
-    }
     let mut lock = if session.lock_file.exists() { Lock::load(&session.lock_file)? } else { Lock::default() };
     let old = lock.releases.get(&session.release_name).cloned();
-    eprintln!("  asking apt for the packages of {} …", session.release_name);
-    let request = Request { name: &session.release_name, release: &session.release, sets: session.requested()? };
+    let solver = match session.release.backend {
+        Backend::Deb => "apt",
+        Backend::Rpm => "dnf",
+    };
+    eprintln!("  asking {solver} for the packages of {} …", session.release_name);
+    let tools = match &session.release.packages.tools_from {
+        Some(name) => Some((name, session.project.release(name)?)),
+        None => None,
+    };
+    let request = Request {
+        keys: &session.site.trust,
+        tools: tools.as_ref().map(|(name, release)| (*name, release)),
+        ..Request::new(&session.release_name, &session.release, session.requested()?)
+    };
     let new = resolve(&request, old.as_ref(), update, &session.mirrors()?)?;
     lock.releases.insert(session.release_name.clone(), new.clone());
     lock.write(&session.lock_file)?;
-    let none = ReleaseLock { packages: Default::default(), ..new.clone() };
+    let none = ReleaseLock { packages: Default::default(), tools: None, ..new.clone() };
     Ok((old.unwrap_or(none), new))
 }

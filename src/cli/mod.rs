@@ -4,9 +4,11 @@
 
 mod boot;
 mod build;
+mod check;
 mod diff;
 mod fetch;
 mod inspect;
+mod lab;
 mod lock;
 mod plan;
 mod render;
@@ -19,6 +21,7 @@ mod unlock;
 
 use crate::base::error::{Error, Result};
 use crate::base::name::Word;
+use crate::lab::holder;
 use crate::layer::sandbox;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -70,6 +73,8 @@ pub(crate) struct Global {
 enum Verb {
     /// Build what is missing of a role's image and write its artifacts
     Build(build::Options),
+    /// Have each service judge its own files, in the image's root
+    Check(check::Options),
     /// Show what would be built, and why
     Plan(plan::Options),
     /// Resolve packages and write ostack.lock
@@ -87,6 +92,8 @@ enum Verb {
     Diff(diff::Options),
     /// Start an image in QEMU
     Boot(boot::Options),
+    /// The site on this machine: every node a container over its image's layers
+    Lab(lab::Options),
     /// List, check and clean the store
     #[command(subcommand)]
     Store(store::Verb),
@@ -96,9 +103,11 @@ enum Verb {
 pub fn main() -> ExitCode {
     // Maintainer scripts inherit it, and what they create with it reaches the image.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|first| first == sandbox::VERB) {
-        return sandboxed(args.next().map(PathBuf::from));
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    match args.split_first() {
+        Some((first, rest)) if first == sandbox::VERB => return sandboxed(rest.first().map(PathBuf::from)),
+        Some((first, rest)) if first == holder::VERB => return lab::hidden(rest),
+        _ => {}
     }
     let cli = Cli::parse();
     match run(&cli) {
@@ -113,6 +122,7 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     match &cli.verb {
         Verb::Build(options) => build::run(&cli.global, options),
+        Verb::Check(options) => check::run(&cli.global, options),
         Verb::Plan(options) => plan::run(&cli.global, options),
         Verb::Lock(options) => lock::run(&cli.global, options),
         Verb::Render(options) => render::run(&cli.global, options),
@@ -121,6 +131,7 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Inspect(options) => inspect::run(&cli.global, options),
         Verb::Diff(options) => diff::run(&cli.global, options),
         Verb::Boot(options) => boot::run(&cli.global, options),
+        Verb::Lab(options) => lab::run(&cli.global, options),
         Verb::Store(verb) => store::run(&cli.global, verb),
     }
 }

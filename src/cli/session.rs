@@ -9,7 +9,7 @@ use crate::model::load::{LoadedOverlay, Project};
 use crate::model::options;
 use crate::model::overlay::Parameters;
 use crate::model::recipe::Recipe;
-use crate::model::release::{Backend, Release};
+use crate::model::release::Release;
 use crate::model::site::Site;
 use crate::plan::secrets::Secrets;
 use crate::plan::{self, Inputs, Locked, Package, Planner, RolePlan};
@@ -140,10 +140,6 @@ impl Session {
 
     /// The release's lock, which must fit the recipes.
     pub fn release_lock(&self) -> Result<ReleaseLock> {
-        if self.release.backend != Backend::Deb {
-            return Err(Error::new(format!("images of {} cannot be built yet: its packages come by rpm", self.release_name))
-                .next("render its files with: ostack-image render NODE --out DIR"));
-        }
         let lock = self.lock()?.release(&self.release_name).map_err(|error| error.at(&self.lock_file, None))?.clone();
         lock.check(&self.requested()?).map_err(|error| error.at(&self.lock_file, None))?;
         Ok(lock)

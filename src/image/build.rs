@@ -1,11 +1,12 @@
-//! Carries a role's plan out: every step that is not in the store yet, then the manifest.
+//! Carries a role's plan out: every step that is not in the store yet, then the checks, then the manifest.
 //!
 //! ```text
 //! tools ─> base ─┬─> packages ─> layer ─┐
 //!                ├─> layer   (meanwhile) ├─> overlays ─> manifest
-//!                └─> kernel, initrd ─────┘
+//!                └─> kernel, initrd ─────┘          (checks)
 //! ```
 
+use super::check::{Checker, Judged};
 use super::initrd::{self, Initrd};
 use super::manifest::{self, Image, Layer};
 use crate::base::digest::Digest;
@@ -15,7 +16,8 @@ use crate::layer::erofs::{Compression, Tools};
 use crate::layer::root::{Job, PackageFile};
 use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::layer::{deb, tar};
-use crate::model::release::{Release, User};
+use crate::model::release::{Backend, Release, User};
+use crate::plan::secrets::Secrets;
 use crate::plan::{Key, OverlayStep, Package, RolePlan};
 use crate::store::{Blob, Record, Store, WriteLock};
 use std::collections::BTreeMap;
@@ -42,6 +44,15 @@ struct Pool {
     folder: PathBuf,
 }
 
+/// What an image is made of, in the store.
+pub struct Parts {
+    layers: Vec<Layer>,
+    kernel: Blob,
+    initrd: Blob,
+    /// Whether everything was in the store before.
+    pub cached: bool,
+}
+
 /// Builds one role's image.
 pub struct Builder<'a> {
     /// Where results go.
@@ -63,11 +74,11 @@ pub struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// The image, and whether everything was in the store.
+    /// The image's layers, kernel and initrd.
     ///
     /// # Errors
     /// A step fails. Steps that ended before stay in the store.
-    pub fn build(&self) -> Result<(Image, bool)> {
+    pub fn layers(&self) -> Result<Parts> {
         let plan = self.plan;
         let (program, _) = Digest::of_file(self.node_program)?;
         let boot_key = plan.boot(&program);
@@ -96,14 +107,37 @@ impl Builder<'_> {
             Some(record) => record,
             None => {
                 cached = false;
-                self.step(&agent_key, || self.files_layer("ostack-node", &self.agent()?))?
+                self.step(&agent_key, || self.files_layer("ostack-node", &agent(self.node_program, plan.epoch)?))?
             }
         };
         layers.push(layer("ostack-node", "agent", &agent)?);
-        let output =
-            |name: &str| boot.outputs.get(name).copied().ok_or_else(|| Error::new(format!("the boot step has no {name}")));
-        let image = manifest::write(self.store, plan, layers, output("kernel")?, output("initrd")?)?;
-        Ok((image, cached))
+        Ok(Parts { layers, kernel: output(&boot, "kernel")?, initrd: output(&boot, "initrd")?, cached })
+    }
+
+    /// Runs the checks that the store has no result of.
+    ///
+    /// # Errors
+    /// One cannot be run. That one fails is no error here.
+    pub fn checks(&self, parts: &Parts, secrets: &Secrets) -> Result<Vec<Judged>> {
+        let of_packages = parts.layers.iter().filter(|layer| ["base", "packages"].contains(&layer.kind.as_str()));
+        let checker = Checker {
+            store: self.store,
+            lock: self.lock,
+            plan: self.plan,
+            layers: of_packages.map(|layer| (layer.name.as_str(), layer.blob.digest)).collect(),
+            node_program: self.node_program,
+            secrets,
+            watch: self.watch,
+        };
+        checker.run(&|| self.tools())
+    }
+
+    /// Writes the image's manifest and gives it its name.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn image(&self, parts: Parts) -> Result<Image> {
+        manifest::write(self.store, self.plan, parts.layers, parts.kernel, parts.initrd)
     }
 
     fn found(&self, key: &Key) -> Option<Record> {
@@ -146,11 +180,11 @@ impl Builder<'_> {
             None => {
                 let files = self.package_files(&self.plan.locked.base)?;
                 // dpkg works on one package at a time and leaves most of a core idle meanwhile.
-                let ahead = packages.is_none() && self.decompress;
+                let ahead = packages.is_none() && self.decompress && self.release.backend == Backend::Deb;
                 std::thread::scope(|scope| -> Result<Tree> {
                     let beside = ahead.then(|| scope.spawn(|| self.decompressed()));
                     let tree = self.timed("install base", || {
-                        self.job(&files, self.store.pool(), &[], &self.release.users).build_base(&base_root)?;
+                        self.job(&tools, &files, self.store.pool(), &[], &self.release.users).build_base(&base_root)?;
                         Tree::settle(&base_root, self.plan.epoch)
                     })?;
                     if let Some(beside) = beside {
@@ -191,8 +225,15 @@ impl Builder<'_> {
         Ok(value)
     }
 
-    fn job<'a>(&'a self, packages: &'a [PackageFile], pool: PathBuf, debconf: &'a [String], users: &'a [User]) -> Job<'a> {
-        Job { packages, users, pool, scratch: self.scratch, release: self.release, debconf, epoch: self.plan.epoch }
+    fn job<'a>(
+        &'a self,
+        tools: &'a Path,
+        packages: &'a [PackageFile],
+        pool: PathBuf,
+        debconf: &'a [String],
+        users: &'a [User],
+    ) -> Job<'a> {
+        Job { packages, users, pool, tools, scratch: self.scratch, release: self.release, debconf, epoch: self.plan.epoch }
     }
 
     fn packages(&self, tools: &Path, base_root: &Path, decompressed: Option<Pool>) -> Result<Record> {
@@ -207,7 +248,7 @@ impl Builder<'_> {
         };
         let (upper, work, mount) = (folder("packages")?, folder("work")?, folder("root")?);
         self.timed("install packages", || {
-            self.job(&files, pool, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
+            self.job(tools, &files, pool, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
         })?;
         // Memory that the filesystem's writer can use.
         fs::remove_tree(&self.scratch.join("pool"))?;
@@ -301,13 +342,6 @@ impl Builder<'_> {
         Ok(layer_record(tar::digest(tree)?, blob, tree.len()))
     }
 
-    fn agent(&self) -> Result<Tree> {
-        let mut tree = Tree::new(self.plan.epoch);
-        let program = Kind::File(Content::Bytes(fs::read(self.node_program)?));
-        tree.insert("usr/lib/ostack/ostack-node".parse()?, Entry::new(program, 0o755, self.plan.epoch));
-        Ok(tree)
-    }
-
     fn boot(&self, root: &Path) -> Result<Record> {
         let spec = &self.release.initrd;
         let kernels = initrd::kernels(root)?;
@@ -334,6 +368,17 @@ impl Builder<'_> {
             ..Record::default()
         })
     }
+}
+
+/// The node's program where an image has it.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn agent(program: &Path, epoch: i64) -> Result<Tree> {
+    let mut tree = Tree::new(epoch);
+    let program = Kind::File(Content::Bytes(fs::read(program)?));
+    tree.insert("usr/lib/ostack/ostack-node".parse()?, Entry::new(program, 0o755, epoch));
+    Ok(tree)
 }
 
 /// The root of the locked tools: unpacked, never configured, used by entering it.

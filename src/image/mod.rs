@@ -1,6 +1,6 @@
 //! From a plan to an image, and from an image to a disk that boots.
 //!
-//! `build` carries a role's plan out; `manifest` is the image's name and content in the store.
+//! `build` carries a role's plan out; `check` has the services judge their files, `verdict` takes their words; `manifest` is the image's name and content in the store.
 //! `disk` lays a disk out as extents, without writing anything. `esp` and `grub` make two of its parts, `initrd`
 //! makes the initrd that goes into the ESP. `extent` writes extents to a file and hashes it on the way; `qcow2` turns a
 //! disk's extents into those of a qcow2 file. Nothing here mounts, attaches or asks the clock: every byte comes from the
@@ -10,6 +10,7 @@
 
 pub mod artifact;
 pub mod build;
+pub mod check;
 pub mod disk;
 pub mod esp;
 pub mod extent;
@@ -17,3 +18,4 @@ pub mod grub;
 pub mod initrd;
 pub mod manifest;
 pub mod qcow2;
+pub mod verdict;

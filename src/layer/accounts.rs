@@ -2,7 +2,7 @@
 
 use super::sandbox::Sandbox;
 use crate::base::error::{Context, Error, Result};
-use crate::model::release::{Group, User};
+use crate::model::release::{Group, Release, User};
 use std::collections::BTreeMap;
 
 /// Adds accounts to a root that has its base accounts. Passwords are locked.
@@ -69,11 +69,13 @@ fn with_members(line: &str, members: &BTreeMap<&str, Vec<&str>>) -> String {
     }
 }
 
-/// Refuses a root in which a maintainer script made an account that the release does not number.
+/// Refuses a root in which a maintainer script made an account that neither the release numbers nor the distribution:
+/// Debian's own list of those is in the root, of others it is the release's `[base_users]` and `[base_groups]`.
 ///
 /// # Errors
 /// Names each account, with the lines to add to the release's file.
-pub fn lint(sandbox: &Sandbox, users: &[User], groups: &[Group]) -> Result<()> {
+pub fn lint(sandbox: &Sandbox, release: &Release, users: &[User]) -> Result<()> {
+    let Release { groups, base_users, base_groups, .. } = release;
     let (passwd, group) = (read(sandbox, "/etc/passwd")?, read(sandbox, "/etc/group")?);
     let base_passwd = read(sandbox, "/usr/share/base-passwd/passwd.master")?;
     let base_group = read(sandbox, "/usr/share/base-passwd/group.master")?;
@@ -82,7 +84,8 @@ pub fn lint(sandbox: &Sandbox, users: &[User], groups: &[Group]) -> Result<()> {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, gid, _, home, shell] = fields[..] else { continue };
         let pinned = users.iter().any(|user| user.name == name && user.uid.to_string() == uid && user.gid.to_string() == gid);
-        if !pinned && !has(&base_passwd, name) {
+        let of_base = base_users.get(name).is_some_and(|number| number.to_string() == uid);
+        if !pinned && !of_base && !has(&base_passwd, name) {
             missing
                 .push(format!("[[user]]\nname = \"{name}\"\nuid = {uid}\ngid = {gid}\nhome = \"{home}\"\nshell = \"{shell}\""));
         }
@@ -92,7 +95,8 @@ pub fn lint(sandbox: &Sandbox, users: &[User], groups: &[Group]) -> Result<()> {
         let (Some(name), Some(gid)) = (fields.next(), fields.nth(1)) else { continue };
         let of_user = users.iter().any(|user| user.name == name)
             || missing.iter().any(|entry| entry.contains(&format!("name = \"{name}\"\nuid")));
-        if !of_user && !groups.iter().any(|group| group.name == name) && !has(&base_group, name) {
+        let of_base = base_groups.get(name).is_some_and(|number| number.to_string() == gid);
+        if !of_user && !of_base && !groups.iter().any(|group| group.name == name) && !has(&base_group, name) {
             missing.push(format!("[[group]]\nname = \"{name}\"\ngid = {gid}"));
         }
     }

@@ -62,7 +62,8 @@ impl Tools<'_> {
             .doing(|| format!("writing the filesystem of {}", directory.display()))
     }
 
-    /// Unpacks an erofs into an empty directory, with owners, modes, times and attributes.
+    /// Unpacks an erofs into an empty directory, with owners, modes, times and attributes; but without file capabilities:
+    /// `fsck.erofs` sets them before it changes owners, by which the kernel takes them away.
     ///
     /// # Errors
     /// The filesystem is damaged, or the directory cannot be written.
@@ -73,7 +74,7 @@ impl Tools<'_> {
         Sandbox::new(self.root)
             .bind(folder, "/run/ostack/in")
             .bind_writable(directory, "/run/ostack/out")
-            .run(["fsck.erofs", "--extract=/run/ostack/out", "--overwrite", "--preserve", &image], b"")
+            .run(["fsck.erofs", "--extract=/run/ostack/out", "--overwrite", "--preserve", "--xattrs", &image], b"")
             .map(|_| ())
             .doing(|| format!("unpacking the filesystem {name}"))
     }

@@ -1,9 +1,10 @@
 //! Layers: from packages and rendered files to read-only filesystems with a name.
 //!
 //! `tree` a root as a value · `tar` its canonical stream, whose sha256 is the layer's identity ·
-//! `deb` reading packages · `order` and `root` laying them down and configuring them · `configure` work of maintainer
+//! `deb` reading packages · `order` and `root` laying them down and configuring them · `rpm` the same for that backend ·
+//! `configure` work of maintainer
 //! scripts that is done once · `accounts` their users' numbers · `sandbox` where foreign programs run ·
-//! `scratch` where roots are built · `erofs` the stored form · `erofs_writer` that of a seed.
+//! `scratch` where roots are built · `mounted` stored layers to read from · `erofs` the stored form · `erofs_writer` that of a seed.
 //! What must hold: equal inputs give equal streams; nothing of the build machine (clock, users, names,
 //! order of directories) reaches a tree; nothing outside the root is written.
 
@@ -12,8 +13,10 @@ pub mod configure;
 pub mod deb;
 pub mod erofs;
 pub mod erofs_writer;
+pub mod mounted;
 pub mod order;
 pub mod root;
+mod rpm;
 pub mod sandbox;
 pub mod scratch;
 pub mod tar;

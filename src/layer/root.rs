@@ -1,4 +1,5 @@
 //! Lays packages down in a root and configures them: dpkg does both, inside the root, in a sandbox.
+//! Packages of the backend rpm are `super::rpm`'s; what ends the work is the same for both.
 //!
 //! ```text
 //! base      empty directory: essential packages extracted, then installed by their own dpkg; accounts; the rest
@@ -38,6 +39,8 @@ pub struct Job<'a> {
     pub pool: PathBuf,
     /// A folder for what the build alone needs; no part of a root.
     pub scratch: &'a Path,
+    /// The unpacked tools.
+    pub tools: &'a Path,
     /// Accounts and what to clean.
     pub release: &'a Release,
     /// Answers to installation questions, in `debconf-set-selections` form.
@@ -50,7 +53,7 @@ pub struct Job<'a> {
 
 const DPKG: &[&str] = &["dpkg", "--force-unsafe-io", "--force-confdef", "--force-confold", "--no-pager"];
 const POLICY: &str = "#!/bin/sh\n# The image is being built: nothing starts.\nexit 101\n";
-const PRESET: &str = "# A unit that no overlay enables stays off.\ndisable *\n";
+pub(super) const PRESET: &str = "# A unit that no overlay enables stays off.\ndisable *\n";
 
 impl Job<'_> {
     /// Fills an empty directory with the base system.
@@ -58,6 +61,9 @@ impl Job<'_> {
     /// # Errors
     /// A package is broken or a maintainer script fails; with its last words.
     pub fn build_base(&self, root: &Path) -> Result<()> {
+        if let Some(spec) = &self.release.rpm {
+            return self.rpm_base(spec, root);
+        }
         let controls = self.controls()?;
         let essential = order::essential(&controls);
         if essential.is_empty() {
@@ -88,6 +94,9 @@ impl Job<'_> {
     /// # Errors
     /// As [`Self::build_base`].
     pub fn build_packages(&self, base: &Path, upper: &Path, work: &Path, mount: &Path) -> Result<()> {
+        if let Some(spec) = &self.release.rpm {
+            return self.rpm_packages(spec, base, upper, work, mount);
+        }
         let controls = self.controls()?;
         let all: Vec<usize> = (0..controls.len()).collect();
         let helpers = Helpers::new(&self.release.configure, self.scratch)?;
@@ -161,9 +170,9 @@ impl Job<'_> {
     }
 
     /// Turns services off and removes what maintainer scripts leave that is no part of an image.
-    fn finish(&self, sandbox: &Sandbox, written: &Path) -> Result<()> {
+    pub(super) fn finish(&self, sandbox: &Sandbox, written: &Path) -> Result<()> {
         let users: Vec<User> = self.release.users.iter().chain(self.users).cloned().collect();
-        accounts::lint(sandbox, &users, &self.release.groups)?;
+        accounts::lint(sandbox, self.release, &users)?;
         let clean = &self.release.clean;
         let mut script = String::from(
             "set -e\nrm -f /usr/sbin/policy-rc.d\nrm -rf /etc/systemd/system/*.wants /etc/systemd/system/*.requires\n\
@@ -174,7 +183,9 @@ impl Job<'_> {
             script.push_str(&format!("rm -rf -- {pattern}\n"));
         }
         for pattern in &clean.empty {
-            script.push_str(&format!("for d in {pattern}; do [ ! -d \"$d\" ] || find \"$d\" -mindepth 1 -delete; done\n"));
+            script.push_str(&format!(
+                "for d in {pattern}; do [ ! -d \"$d\" ] || find \"$d\" -mindepth 1 -maxdepth 1 -exec rm -rf -- {{}} +; done\n"
+            ));
         }
         for pattern in &clean.truncate {
             script.push_str(&format!("for f in {pattern}; do [ ! -f \"$f\" ] || : > \"$f\"; done\n"));

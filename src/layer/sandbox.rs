@@ -8,6 +8,9 @@
 //! The mounts live in the sandbox's namespace only, so they vanish with it, also after a kill -9; so do
 //! daemons that a maintainer script left running, because the death of pid 1 ends the namespace.
 
+mod account;
+mod network;
+
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::path::RelPath;
@@ -17,6 +20,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
+use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -33,6 +37,26 @@ pub struct Sandbox {
     replaced: Vec<(PathBuf, PathBuf)>,
     env: Vec<(String, String)>,
     command: Vec<String>,
+    hostname: String,
+    user: Option<String>,
+    loopback: bool,
+    timeout: Option<u64>,
+}
+
+/// How a program ended that may end in any way.
+pub struct Ended {
+    /// Its exit code, 128 and the signal's number where one ended it; `None` where its time was up.
+    pub code: Option<i32>,
+    /// What it printed, both outputs in one.
+    pub output: Vec<u8>,
+}
+
+/// What the sandbox's own side writes over its description when the program has ended.
+#[derive(Serialize, Deserialize)]
+enum Report {
+    Exited(i32),
+    TimedOut,
+    Failed(String),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,7 +68,8 @@ struct Bind {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Overlay {
-    lower: PathBuf,
+    /// The uppermost first.
+    lower: Vec<PathBuf>,
     upper: PathBuf,
     work: PathBuf,
 }
@@ -59,14 +84,51 @@ impl Sandbox {
             replaced: Vec::new(),
             env: Vec::new(),
             command: Vec::new(),
+            hostname: "localhost".to_string(),
+            user: None,
+            loopback: false,
+            timeout: None,
         }
     }
 
     /// Puts an overlayfs at the root: `lower` is read, `upper` takes every change.
     #[must_use]
-    pub fn overlay(mut self, lower: &Path, upper: &Path, work: &Path) -> Self {
-        let own = Path::to_path_buf;
-        self.overlay = Some(Overlay { lower: own(lower), upper: own(upper), work: own(work) });
+    pub fn overlay(self, lower: &Path, upper: &Path, work: &Path) -> Self {
+        self.stack(vec![lower.to_path_buf()], upper, work)
+    }
+
+    /// The same with several directories that are read, the uppermost first; the last one's folder must hold all the others.
+    #[must_use]
+    pub fn stack(mut self, lower: Vec<PathBuf>, upper: &Path, work: &Path) -> Self {
+        self.overlay = Some(Overlay { lower, upper: upper.to_path_buf(), work: work.to_path_buf() });
+        self
+    }
+
+    /// Gives the machine this name; `localhost` by default.
+    #[must_use]
+    pub fn hostname(mut self, name: &str) -> Self {
+        self.hostname = name.to_string();
+        self
+    }
+
+    /// Runs the program as this account of the root, with its groups; root by default.
+    #[must_use]
+    pub fn user(mut self, name: &str) -> Self {
+        self.user = Some(name.to_string());
+        self
+    }
+
+    /// Gives the program a loopback interface that works, and lets it listen on any address as if the machine had it.
+    #[must_use]
+    pub fn loopback(mut self) -> Self {
+        self.loopback = true;
+        self
+    }
+
+    /// Ends the program, and all that it has started, after so many seconds.
+    #[must_use]
+    pub fn timeout(mut self, seconds: u64) -> Self {
+        self.timeout = Some(seconds);
         self
     }
 
@@ -106,6 +168,36 @@ impl Sandbox {
     /// # Errors
     /// The namespaces cannot be made, or the command's status is not 0; with its last words.
     pub fn run<S: AsRef<str>>(&self, command: impl IntoIterator<Item = S>, stdin: &[u8]) -> Result<Output> {
+        let (shown, _file, tool) = self.tool(command)?;
+        tool.stdin(stdin)
+            .run()
+            .map_err(|error| {
+                Error::new(
+                    error.cause().split_once("):\n").map_or_else(|| error.cause().to_string(), |(_, said)| said.to_string()),
+                )
+            })
+            .doing(|| format!("running `{shown}` in the image's root"))
+    }
+
+    /// Runs a command to its end, whatever that is.
+    ///
+    /// # Errors
+    /// The namespaces or the root cannot be made, the account or the program is not in the root.
+    pub fn run_to_any_end<S: AsRef<str>>(&self, command: impl IntoIterator<Item = S>) -> Result<Ended> {
+        let (shown, file, tool) = self.tool(command)?;
+        let output = tool.run_as_seen()?;
+        let mut text = String::new();
+        (&file).rewind().and_then(|()| (&file).read_to_string(&mut text)).doing(|| "reading how the sandbox ended")?;
+        match serde_json::from_str(&text) {
+            Ok(Report::Exited(code)) => Ok(Ended { code: Some(code), output }),
+            Ok(Report::TimedOut) => Ok(Ended { code: None, output }),
+            Ok(Report::Failed(why)) => Err(Error::new(why).doing(format!("running `{shown}` in the image's root"))),
+            Err(_) => Err(Error::new("its sandbox was ended").doing(format!("running `{shown}` in the image's root"))),
+        }
+    }
+
+    /// The command as people see it, the description, and this program as the sandbox that reads it.
+    fn tool<S: AsRef<str>>(&self, command: impl IntoIterator<Item = S>) -> Result<(String, std::fs::File, Tool)> {
         let mut spec = self.clone();
         spec.command = command.into_iter().map(|word| word.as_ref().to_string()).collect();
         let shown = spec.command.iter().take(6).cloned().collect::<Vec<_>>().join(" ");
@@ -115,18 +207,8 @@ impl Sandbox {
         let file = memfd_create("ostack-sandbox", MemfdFlags::empty()).doing(|| "describing the sandbox")?;
         let file = std::fs::File::from(file);
         serde_json::to_writer(&file, &spec).doing(|| "describing the sandbox")?;
-        Tool::new(own_program()?)
-            .arg(VERB)
-            .arg(format!("/proc/self/fd/{}", file.as_raw_fd()))
-            .clear_env()
-            .stdin(stdin)
-            .run()
-            .map_err(|error| {
-                Error::new(
-                    error.cause().split_once("):\n").map_or_else(|| error.cause().to_string(), |(_, said)| said.to_string()),
-                )
-            })
-            .doing(|| format!("running `{shown}` in the image's root"))
+        let tool = Tool::new(own_program()?).arg(VERB).arg(format!("/proc/self/fd/{}", file.as_raw_fd())).clear_env();
+        Ok((shown, file, tool))
     }
 }
 
@@ -144,29 +226,88 @@ fn own_program() -> Result<PathBuf> {
 /// A namespace or a mount is refused, most often because the caller is not root.
 pub fn enter(spec: &Path) -> Result<i32> {
     let sandbox: Sandbox = serde_json::from_str(&fs::read_text(spec)?).doing(|| "reading the sandbox's description")?;
-    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .doing(|| "tying the sandbox to its parent")?;
-    // SAFETY: this process has one thread and shares no file descriptors table with another.
-    unsafe { rustix::thread::unshare_unsafe(flags) }.doing(|| "making namespaces").map_err(|error| error.next("run as root"))?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).doing(|| "making mounts private")?;
-    sandbox.mount_root()?;
-    rustix::system::sethostname(b"localhost").doing(|| "naming the sandbox")?;
-    // SAFETY: one thread; the child only makes system calls and execs.
-    match unsafe { libc::fork() } {
-        -1 => Err(Error::new(std::io::Error::last_os_error()).doing("forking the sandbox's first process")),
-        0 => Err(sandbox.exec()),
-        child => wait_for(child),
+    // The program inherits what is open; the description is not its business.
+    let number = spec.file_name().and_then(|name| name.to_str()?.parse().ok());
+    if let Some(number) = number {
+        // SAFETY: sets a flag of a descriptor by its number; where there is none it does nothing.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    let report = std::fs::File::options().write(true).open(spec).doing(|| "opening the sandbox's report")?;
+    let ended = sandbox.live();
+    let said = match &ended {
+        Ok(Some(code)) => Report::Exited(*code),
+        Ok(None) => Report::TimedOut,
+        Err(error) => Report::Failed(error.to_string()),
+    };
+    // The forked child has the same open file: what it wrote because it could not start the program, stays.
+    if (&report).stream_position().doing(|| "writing the sandbox's report")? == 0 {
+        report.set_len(0).doing(|| "writing the sandbox's report")?;
+        serde_json::to_writer(&report, &said).doing(|| "writing the sandbox's report")?;
+    }
+    ended.map(|code| code.unwrap_or(TIMED_OUT))
+}
+
+/// The exit code of a sandbox whose program had to be ended: that of timeout(1).
+const TIMED_OUT: i32 = 124;
+
+impl Sandbox {
+    /// The sandbox's life, from its namespaces to the exit code of its program; `None` where its time was up. In the forked
+    /// child it comes back only with an error.
+    fn live(&self) -> Result<Option<i32>> {
+        let sandbox = self;
+        let flags =
+            UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .doing(|| "tying the sandbox to its parent")?;
+        // SAFETY: this process has one thread and shares no file descriptors table with another.
+        unsafe { rustix::thread::unshare_unsafe(flags) }
+            .doing(|| "making namespaces")
+            .map_err(|error| error.next("run as root"))?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).doing(|| "making mounts private")?;
+        if sandbox.loopback {
+            network::raise()?;
+        }
+        sandbox.mount_root()?;
+        rustix::system::sethostname(self.hostname.as_bytes()).doing(|| "naming the sandbox")?;
+        // SAFETY: one thread; the child only makes system calls and execs.
+        match unsafe { libc::fork() } {
+            -1 => Err(Error::new(std::io::Error::last_os_error()).doing("forking the sandbox's first process")),
+            0 => Err(sandbox.exec()),
+            child => wait_for(child, self.timeout),
+        }
     }
 }
 
-fn wait_for(child: i32) -> Result<i32> {
+/// The exit code of a child; `None` where it had to be ended.
+fn wait_for(child: i32, timeout: Option<u64>) -> Result<Option<i32>> {
+    if let Some(seconds) = timeout
+        && !ends_within(child, seconds)?
+    {
+        // The first process of a PID namespace: all the others end with it.
+        // SAFETY: ends our own child, which nobody has waited for.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        wait_for(child, None)?;
+        return Ok(None);
+    }
     let mut status = 0;
     // SAFETY: waits for our own child.
     if unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
         return Err(Error::new(std::io::Error::last_os_error()).doing("waiting for the sandbox"));
     }
-    Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) })
+    Ok(Some(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) }))
+}
+
+fn ends_within(child: i32, seconds: u64) -> Result<bool> {
+    let what = || "waiting for the sandbox";
+    let pid = rustix::process::Pid::from_raw(child).ok_or_else(|| Error::new("a child has no number")).doing(what)?;
+    let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).doing(what)?;
+    let mut one = libc::pollfd { fd: process.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let milliseconds = i32::try_from(seconds.saturating_mul(1000)).unwrap_or(i32::MAX);
+    // SAFETY: one valid entry.
+    match unsafe { libc::poll(&raw mut one, 1, milliseconds) } {
+        -1 => Err(Error::new(std::io::Error::last_os_error()).doing(what())),
+        ready => Ok(ready > 0),
+    }
 }
 
 impl Sandbox {
@@ -175,14 +316,14 @@ impl Sandbox {
         match &self.overlay {
             Some(Overlay { lower, upper, work }) => {
                 // In the options `:` and `,` separate, and a store's path may have either: so the folders are named
-                // from within the one that holds all three.
-                let folder = upper.parent().unwrap_or(Path::new("/"));
+                // from within the one that holds them all.
+                let folder = lower.last().and_then(|lowest| lowest.parent()).unwrap_or(Path::new("/"));
                 rustix::process::chdir(folder).doing(|| format!("entering {}", folder.display()))?;
                 let name = |path: &Path| path.strip_prefix(folder).unwrap_or(path).display().to_string();
                 // redirect_dir, index and metacopy would leave traces in the upper layer that only this mount understands.
                 let options = format!(
                     "lowerdir={},upperdir={},workdir={},redirect_dir=off,index=off,metacopy=off,xino=off",
-                    name(lower),
+                    lower.iter().map(|one| name(one)).collect::<Vec<_>>().join(":"),
                     name(upper),
                     name(work)
                 );
@@ -263,13 +404,17 @@ impl Sandbox {
             return error;
         }
         let Some((program, args)) = self.command.split_first() else { return Error::new("the sandbox has no command") };
+        let home = match self.user.as_deref().map(account::become_user).transpose() {
+            Ok(home) => home.unwrap_or_else(|| "/root".to_string()),
+            Err(error) => return error,
+        };
         let error = std::process::Command::new(program)
             .args(args)
             .env_clear()
             .envs([
                 ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
                 ("LC_ALL", "C.UTF-8"),
-                ("HOME", "/root"),
+                ("HOME", home.as_str()),
                 ("TZ", "UTC"),
             ])
             .envs(self.env.iter().map(|(name, value)| (name, value)))

@@ -15,6 +15,7 @@ mod apt;
 mod index;
 
 use super::mirror::Mirrors;
+use super::request::{BASE, Request, TOOLS, Update};
 use super::{LockedPackage, ReleaseLock};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
@@ -24,34 +25,6 @@ use crate::model::release::{Backend, Release};
 use apt::Apt;
 use index::{Index, Stanza};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The set that every role's set contains.
-pub const BASE: &str = "base";
-
-/// The set that is solved on its own.
-pub const TOOLS: &str = "tools";
-
-/// What to resolve.
-#[derive(Debug, Clone)]
-pub struct Request<'a> {
-    /// The release's name, for messages.
-    pub name: &'a Word,
-    /// The release.
-    pub release: &'a Release,
-    /// Set name -> the packages asked for. Every set is resolved, `base` even when it is not listed.
-    pub sets: BTreeMap<Word, BTreeSet<PackageName>>,
-}
-
-/// Which versions may change when a release is locked anew.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Update {
-    /// None that the archive still has.
-    None,
-    /// All: everything becomes the newest.
-    All,
-    /// These and the others built from the same sources.
-    Only(BTreeSet<PackageName>),
-}
 
 /// Set name -> the packages that belong to it, by name.
 type Solved<'a> = BTreeMap<Word, BTreeMap<&'a str, Stanza<'a>>>;
@@ -76,7 +49,7 @@ fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Up
             Error::new("the release's backend is not deb").next("only releases with backend = \"deb\" are resolved by apt")
         );
     }
-    known_to_lock(request, old, update)?;
+    request.knows(old, update)?;
     let apt = Apt::new(release, mirrors)?;
     apt.update()?;
     let suites = apt.suites(mirrors)?;
@@ -120,38 +93,7 @@ fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Up
             known.sets.insert(set.clone());
         }
     }
-    let newest = suites.iter().map(|suite| suite.date.unix()).max();
-    let mut lock =
-        ReleaseLock { source_date_epoch: newest.unwrap_or_default(), suites, requested: request.sets.clone(), packages };
-    if let Some(old) = old.filter(|old| vouches(old, &lock)) {
-        lock.source_date_epoch = old.source_date_epoch;
-        lock.suites = old.suites.clone();
-    }
-    Ok(lock)
-}
-
-/// Whether an older lock's suites vouch for everything in a newer lock of the same suites.
-fn vouches(old: &ReleaseLock, new: &ReleaseLock) -> bool {
-    let place =
-        |lock: &ReleaseLock| lock.suites.iter().map(|suite| (suite.archive.clone(), suite.name.clone())).collect::<Vec<_>>();
-    let same = |package: &LockedPackage| {
-        let old = old.packages.get(&package.name);
-        old.is_some_and(|old| (&old.version, old.sha256, &old.suite) == (&package.version, package.sha256, &package.suite))
-    };
-    place(old) == place(new) && new.packages.values().all(same)
-}
-
-/// A name to update that nothing knows is a mistake of whoever typed it.
-fn known_to_lock(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update) -> Result<()> {
-    let Update::Only(names) = update else { return Ok(()) };
-    for name in names {
-        let locked = old.is_some_and(|old| old.packages.contains_key(name));
-        if !locked && !request.sets.values().any(|set| set.contains(name)) {
-            return Err(Error::new(format!("`{name}` cannot be updated: it is not locked"))
-                .next("name packages of ostack.lock, or none to update all"));
-        }
-    }
-    Ok(())
+    Ok(request.lock(suites, packages, old))
 }
 
 /// Names every package asked for that the archive does not have, with its set.
@@ -229,10 +171,15 @@ fn solve<'a>(request: &Request<'_>, apt: &Apt<'_>, index: &Index<'a>) -> Result<
         installs.iter().map(|one| found(one, index).map(|stanza| (stanza.name, stanza))).collect()
     };
     let roots = |set: &Word| -> BTreeSet<&str> { request.sets.get(set).into_iter().flatten().map(PackageName::as_str).collect() };
-    let mut minimal = roots(&base);
-    minimal.extend(index.essential());
-    let minimal = run(&base, &minimal)?;
     let mut solved = Solved::new();
+    let mut minimal = BTreeMap::new();
+    // Tools alone are asked for where another distribution's release takes its tools from this one's archives.
+    if request.sets.keys().any(|set| *set != tools) || request.sets.is_empty() {
+        let mut wanted = roots(&base);
+        wanted.extend(index.essential());
+        minimal = run(&base, &wanted)?;
+        solved.insert(base.clone(), minimal.clone());
+    }
     for set in request.sets.keys().filter(|set| **set != base) {
         let mut wanted = roots(set);
         let mut chosen;
@@ -248,7 +195,6 @@ fn solve<'a>(request: &Request<'_>, apt: &Apt<'_>, index: &Index<'a>) -> Result<
         }
         solved.insert(set.clone(), chosen);
     }
-    solved.insert(base, minimal);
     Ok(solved)
 }
 

@@ -18,7 +18,9 @@
 //! ]
 //! ```
 //!
-//! (A package is one line; it is broken here only to fit.) The same lock always gives the same bytes.
+//! (A package is one line; it is broken here only to fit.) Tools of another distribution follow as
+//! `[release.NAME.tools]`, in the same form. `signed = false` marks a suite whose packages vouch for themselves.
+//! The same lock always gives the same bytes.
 
 use super::{Lock, LockedPackage, LockedSuite, ReleaseLock};
 use crate::base::digest::Digest;
@@ -85,14 +87,17 @@ impl Lock {
     pub fn to_toml(&self) -> String {
         let mut out = format!("{HEADER}version = {VERSION}\n");
         for (name, release) in &self.releases {
-            put_release(&mut out, name, release);
+            put_release(&mut out, &key(name), release);
+            if let Some(tools) = &release.tools {
+                put_release(&mut out, &format!("{}.tools", key(name)), tools);
+            }
         }
         out
     }
 }
 
-fn put_release(out: &mut String, name: &Word, release: &ReleaseLock) {
-    put(out, format_args!("\n[release.{}]\nsource_date_epoch = {}\n", key(name), release.source_date_epoch));
+fn put_release(out: &mut String, key_of_release: &str, release: &ReleaseLock) {
+    put(out, format_args!("\n[release.{key_of_release}]\nsource_date_epoch = {}\n", release.source_date_epoch));
     for (set, names) in &release.requested {
         put(out, format_args!("requested.{} = [\n", key(set)));
         for name in names {
@@ -102,11 +107,12 @@ fn put_release(out: &mut String, name: &Word, release: &ReleaseLock) {
     }
     out.push_str("suite = [\n");
     for suite in &release.suites {
-        let LockedSuite { name, archive, date, sha256 } = suite;
+        let LockedSuite { name, archive, date, sha256, signed } = suite;
+        let unsigned = if *signed { "" } else { ", signed = false" };
         put(
             out,
             format_args!(
-                "  {{ name = {}, archive = \"{archive}\", date = \"{date}\", sha256 = \"{}\" }},\n",
+                "  {{ name = {}, archive = \"{archive}\", date = \"{date}\", sha256 = \"{}\"{unsigned} }},\n",
                 quote(name),
                 sha256.hex()
             ),
@@ -175,6 +181,7 @@ mod written {
         pub requested: BTreeMap<Word, BTreeSet<PackageName>>,
         pub suite: Vec<Suite>,
         pub package: Vec<Spanned<Package>>,
+        pub tools: Option<Box<Release>>,
     }
 
     #[derive(Deserialize)]
@@ -186,6 +193,12 @@ mod written {
         pub date: super::super::date::Moment,
         #[serde(deserialize_with = "hex")]
         pub sha256: Digest,
+        #[serde(default = "yes")]
+        pub signed: bool,
+    }
+
+    fn yes() -> bool {
+        true
     }
 
     #[derive(Deserialize)]
@@ -223,7 +236,7 @@ fn checked(source: &Source<'_>, release: written::Release) -> Result<ReleaseLock
     let suites: Vec<LockedSuite> = release
         .suite
         .into_iter()
-        .map(|suite| LockedSuite { name: suite.name, archive: suite.archive, date: suite.date, sha256: suite.sha256 })
+        .map(|written::Suite { name, archive, date, sha256, signed }| LockedSuite { name, archive, date, sha256, signed })
         .collect();
     let mut packages = BTreeMap::new();
     for spanned in release.package {
@@ -240,7 +253,8 @@ fn checked(source: &Source<'_>, release: written::Release) -> Result<ReleaseLock
             return Err(source.error(&span, format!("`{name}` is listed twice")));
         }
     }
-    Ok(ReleaseLock { source_date_epoch: release.source_date_epoch, suites, requested: release.requested, packages })
+    let tools = release.tools.map(|tools| checked(source, *tools)).transpose()?.map(Box::new);
+    Ok(ReleaseLock { source_date_epoch: release.source_date_epoch, suites, requested: release.requested, packages, tools })
 }
 
 #[cfg(test)]
@@ -298,6 +312,25 @@ package = [
     fn a_name_with_a_dot_is_a_quoted_key() {
         let lock = Lock { releases: BTreeMap::from([(word("a.b"), example())]) };
         assert!(lock.to_toml().contains("\n[release.\"a.b\"]\n"));
+    }
+
+    #[test]
+    fn tools_of_another_distribution_and_a_suite_that_nobody_signed_are_written_and_read_back() {
+        let mut release = example();
+        release.suites[0].signed = false;
+        release.requested.remove(&word("base"));
+        let requested = BTreeMap::from([(word("tools"), BTreeSet::new())]);
+        release.tools = Some(Box::new(ReleaseLock { requested, packages: BTreeMap::new(), ..example() }));
+        let lock = Lock { releases: BTreeMap::from([(word("a.b"), release)]) };
+        let suite = format!(
+            "name = \"stable\", archive = \"debian\", date = \"2026-09-12T07:55:41Z\", sha256 = \"{}\"",
+            Digest::of("InRelease").hex()
+        );
+        let text = text().replace("requested.base = [\n  \"bash\",\n]\n", "").replace("epoxy-debian13", "\"a.b\"");
+        let text = text.replace(&suite, &format!("{suite}, signed = false"));
+        let tools = "\n[release.\"a.b\".tools]\nsource_date_epoch = 1789199741\nrequested.tools = [\n]\nsuite = [\n";
+        assert_eq!(lock.to_toml(), format!("{text}{tools}  {{ {suite} }},\n]\npackage = [\n]\n"));
+        assert_eq!(Lock::parse(&Source { file: Path::new("ostack.lock"), text: &lock.to_toml() }).unwrap(), lock);
     }
 
     #[test]

@@ -64,8 +64,13 @@ impl Mirrors {
     pub fn of(&self, archive: &Word) -> Result<&[String]> {
         match self.urls.get(archive) {
             Some(urls) if !urls.is_empty() => Ok(urls),
-            _ => Err(Error::new(format!("no mirror of the archive `{archive}` is known: this machine's apt sources name none"))
-                .next(format!("write {archive} = \"URL\" below [mirror] in site.toml, or give --mirror URL"))),
+            // Only these are looked for in apt's sources.
+            _ if [MAIN, SECURITY].contains(&archive.as_str()) => {
+                Err(Error::new(format!("no mirror of the archive `{archive}` is known: this machine's apt sources name none"))
+                    .next(format!("write {archive} = \"URL\" below [mirror] in site.toml, or give --mirror URL")))
+            }
+            _ => Err(Error::new(format!("no mirror of the archive `{archive}` is known"))
+                .next(format!("write {archive} = \"URL\" below [mirror] in site.toml"))),
         }
     }
 }
@@ -266,6 +271,10 @@ mod tests {
             Mirrors::default().of(&word("debian")).unwrap_err().to_string(),
             "no mirror of the archive `debian` is known: this machine's apt sources name none\n  \
              next: write debian = \"URL\" below [mirror] in site.toml, or give --mirror URL"
+        );
+        assert_eq!(
+            Mirrors::default().of(&word("vault")).unwrap_err().to_string(),
+            "no mirror of the archive `vault` is known\n  next: write vault = \"URL\" below [mirror] in site.toml"
         );
     }
 

@@ -3,22 +3,27 @@
 //! In: a release, the packages that recipes ask for, the archives' signed lists. Out: `ostack.lock`
 //! ([`Lock`]) and, from it alone, the package files in the store.
 //!
-//! What must hold: only `lock` resolves ([`deb::resolve`]); whoever builds reads the lock, and a lock
+//! What must hold: only `lock` resolves ([`request::resolve`]); whoever builds reads the lock, and a lock
 //! that no longer fits the recipes is refused ([`ReleaseLock::check`]). Every package is in the lock with
 //! the sha256 that a signature of its archive vouches for; [`fetch::fetch`] lets nothing else into the store.
+//! Of an rpm repository whose metadata nobody signed, each package's own signature is checked instead, before it
+//! enters the store ([`signature`]).
 //!
 //! - [`file`] the form on disk · [`date`] moments
 //! - [`mirror`] where archives are: explicit, or the build machine's own apt sources
-//! - [`deb`] asks the distribution's solver (apt, in a private folder)
+//! - [`request`] what to resolve · [`deb`], [`rpm`] ask the distribution's solver (apt, dnf) in a private folder
 //! - [`fetch`] downloads
 //!
-//! To add a package backend: one more file beside `deb` with the same `resolve`.
+//! To add a package backend: one more file beside `deb` with the same `resolve`, and a line in `request`.
 
 pub mod date;
 pub mod deb;
 pub mod fetch;
 pub mod file;
 pub mod mirror;
+pub mod request;
+pub mod rpm;
+pub mod signature;
 
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
@@ -46,6 +51,8 @@ pub struct ReleaseLock {
     pub requested: BTreeMap<Word, BTreeSet<PackageName>>,
     /// Every package of every set; a name has one version in all of them.
     pub packages: BTreeMap<PackageName, LockedPackage>,
+    /// The set of tools, where it comes from another distribution: its names have nothing to do with those of `packages`.
+    pub tools: Option<Box<ReleaseLock>>,
 }
 
 /// One suite as it was when the release was locked.
@@ -57,8 +64,10 @@ pub struct LockedSuite {
     pub archive: Word,
     /// The `Date` of its `Release` file.
     pub date: Moment,
-    /// Digest of the verified `InRelease` (or `Release`) file.
+    /// Digest of the `InRelease` (or `Release`) file; of a repository's `repomd.xml`.
     pub sha256: Digest,
+    /// Whether a signature of the archive vouches for that file. If not, each package must be signed.
+    pub signed: bool,
 }
 
 /// One package file, exactly.
@@ -101,7 +110,18 @@ impl Lock {
 impl ReleaseLock {
     /// The packages of a set, by name; none when there is no such set.
     pub fn set(&self, name: &Word) -> Vec<&LockedPackage> {
-        self.packages.values().filter(|package| package.sets.contains(name)).collect()
+        self.all().filter(|package| package.sets.contains(name)).collect()
+    }
+
+    /// Every package, the tools of another distribution last.
+    pub fn all(&self) -> impl Iterator<Item = &LockedPackage> {
+        self.packages.values().chain(self.tools.iter().flat_map(|tools| tools.packages.values()))
+    }
+
+    /// The suite that vouches for a package.
+    pub fn suite(&self, package: &LockedPackage) -> Option<&LockedSuite> {
+        let mut suites = self.suites.iter().chain(self.tools.iter().flat_map(|tools| &tools.suites));
+        suites.find(|suite| suite.name == package.suite && suite.archive == package.archive)
     }
 
     /// Refuses a lock that was made for other requests than `requested` (set name -> packages asked for).
@@ -109,10 +129,12 @@ impl ReleaseLock {
     /// # Errors
     /// Names what each set misses or no longer wants.
     pub fn check(&self, requested: &BTreeMap<Word, BTreeSet<PackageName>>) -> Result<()> {
-        let sets: BTreeSet<&Word> = requested.keys().chain(self.requested.keys()).collect();
+        let locked = |set: &Word| self.requested.get(set).or_else(|| self.tools.as_ref()?.requested.get(set));
+        let tools = self.tools.iter().flat_map(|tools| tools.requested.keys());
+        let sets: BTreeSet<&Word> = requested.keys().chain(self.requested.keys()).chain(tools).collect();
         let mut findings = Vec::new();
         for set in sets {
-            match (requested.get(set), self.requested.get(set)) {
+            match (requested.get(set), locked(set)) {
                 (Some(_), None) => findings.push(format!("the set {set} is not locked")),
                 (None, Some(_)) => findings.push(format!("nothing asks for the set {set} any more")),
                 (Some(wanted), Some(locked)) => {
@@ -133,10 +155,16 @@ impl ReleaseLock {
         Err(Error::new(format!("the lock does not fit the recipes: {}", findings.join("; "))).next("run `ostack-image lock`"))
     }
 
-    /// What `new` changes, by package name.
+    /// What `new` changes, by package name; tools of another distribution last.
     pub fn diff(old: &Self, new: &Self) -> Vec<Change> {
-        let names: BTreeSet<&PackageName> = old.packages.keys().chain(new.packages.keys()).collect();
-        names.into_iter().filter_map(|name| Change::between(old.packages.get(name), new.packages.get(name))).collect()
+        let between = |old: &BTreeMap<PackageName, LockedPackage>, new: &BTreeMap<PackageName, LockedPackage>| {
+            let names: BTreeSet<&PackageName> = old.keys().chain(new.keys()).collect();
+            names.into_iter().filter_map(|name| Change::between(old.get(name), new.get(name))).collect::<Vec<_>>()
+        };
+        let tools = |lock: &Self| lock.tools.as_ref().map(|tools| tools.packages.clone()).unwrap_or_default();
+        let mut changes = between(&old.packages, &new.packages);
+        changes.extend(between(&tools(old), &tools(new)));
+        changes
     }
 }
 
@@ -232,9 +260,11 @@ pub(crate) mod tests {
                 archive: word("debian"),
                 date,
                 sha256: Digest::of("InRelease"),
+                signed: true,
             }],
             requested,
             packages: packages.into_iter().map(|package| (package.name.clone(), package)).collect(),
+            tools: None,
         }
     }
 
@@ -273,6 +303,29 @@ pub(crate) mod tests {
             [names("base"), names("controller"), names("tools")],
             [vec!["bash".to_string()], vec!["bash".to_string(), "haproxy".to_string()], vec![]]
         );
+    }
+
+    #[test]
+    fn tools_of_another_distribution_are_a_set_like_any_other() {
+        let (mut old, mut new) = (example(), example());
+        let tools = |version: &str| {
+            let package = package("bash", version, &["tools"]);
+            let requested = BTreeMap::from([(word("tools"), BTreeSet::from([name("bash")]))]);
+            let packages = BTreeMap::from([(package.name.clone(), package)]);
+            Some(Box::new(ReleaseLock { requested, packages, ..example() }))
+        };
+        (old.tools, new.tools) = (tools("5.3"), tools("5.4"));
+        let versions: Vec<&str> = old.set(&word("tools")).iter().map(|package| package.version.as_str()).collect();
+        assert_eq!((versions, old.all().count()), (vec!["5.3"], 3));
+        let mut requested = old.requested.clone();
+        assert_eq!(
+            old.check(&requested).unwrap_err().to_string(),
+            "the lock does not fit the recipes: nothing asks for the set tools any more\n  next: run `ostack-image lock`"
+        );
+        requested.insert(word("tools"), BTreeSet::from([name("bash")]));
+        old.check(&requested).unwrap();
+        let said: Vec<String> = ReleaseLock::diff(&old, &new).iter().map(ToString::to_string).collect();
+        assert_eq!(said, ["bash 5.3 -> 5.4"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! folders. Every error names the file and the line, and says what to write.
 //! To add a key: a field here, its meaning in the doc comment, its use in `plan`.
 
+pub mod check;
 pub mod disk;
 pub mod load;
 pub mod options;

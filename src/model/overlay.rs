@@ -1,6 +1,7 @@
 //! `overlays/<component>/overlay.toml`: the only place that knows a component.
 
 use super::Source;
+use super::check::{self, CheckEntry};
 use super::secret::{self, SecretEntry};
 use super::step::{self, StepEntry};
 use crate::base::error::{Error, Result};
@@ -94,6 +95,9 @@ pub struct FileEntry {
     pub release: Option<Word>,
     /// Only where this tera expression is true, such as `option.tls`.
     pub when: Option<String>,
+    /// The name of a list, such as `node.interfaces`: the file is there once for each element, which template, condition and
+    /// path see as `item`.
+    pub each: Option<String>,
     /// Allows replacing a file that an earlier overlay of the recipe writes.
     #[serde(default, rename = "override")]
     pub overrides: bool,
@@ -194,10 +198,24 @@ pub struct PortEntry {
     pub protocol: Protocol,
     /// Who may connect.
     pub from: Peers,
+    /// At which of the node's addresses.
+    #[serde(default)]
+    pub at: At,
     /// Only in this release.
     pub release: Option<Word>,
     /// Only where this tera expression is true.
     pub when: Option<String>,
+}
+
+/// The addresses of a node at which a port may be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum At {
+    /// All.
+    #[default]
+    Any,
+    /// The site's VIPs, while the node holds them.
+    Vip,
 }
 
 /// A transport protocol.
@@ -227,38 +245,6 @@ pub enum Peers {
     Management,
     /// Everybody.
     Any,
-}
-
-/// How the component's own program judges its files, in the built root, without network and with dummy secrets.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct CheckEntry {
-    /// Unique in the overlay.
-    pub name: Spanned<Word>,
-    /// Program and arguments.
-    pub run: Vec<String>,
-    /// The account that runs it.
-    #[serde(default = "root_user")]
-    pub user: String,
-    /// Files beside the overlay's own whose change asks for the check again (absolute, shell patterns).
-    #[serde(default)]
-    pub reads: Vec<String>,
-    /// Lines of the output that are errors though the program ends with 0: regular expressions.
-    #[serde(default)]
-    pub fail: Vec<String>,
-    /// Lines that are errors no more, only warnings: regular expressions.
-    #[serde(default)]
-    pub warn: Vec<String>,
-    /// Lines that say nothing: regular expressions.
-    #[serde(default)]
-    pub ignore: Vec<String>,
-    /// The program's exit code means nothing; only `fail` decides.
-    #[serde(default)]
-    pub any_exit: bool,
-    /// Only in this release.
-    pub release: Option<Word>,
-    /// Only where this tera expression is true.
-    pub when: Option<String>,
 }
 
 /// What becomes of a state path when the node is reimaged.
@@ -320,10 +306,6 @@ fn root() -> Owner {
     Owner { user: "root".to_string(), group: "root".to_string() }
 }
 
-fn root_user() -> String {
-    "root".to_string()
-}
-
 fn mode_644() -> Mode {
     Mode(0o644)
 }
@@ -382,6 +364,11 @@ pub fn parse(source: &Source<'_>) -> Result<Overlay> {
         for name in [&file.template, &file.source].into_iter().flatten() {
             name.parse::<RelPath>().map_err(|error| source.error(&file.path.span(), error.cause()))?;
         }
+        if file.each.is_some() != file.path.get_ref().as_str().contains("{{") {
+            return Err(source
+                .error(&file.path.span(), format!("{} needs both `each` and a path that names the item", file.path.get_ref()))
+                .next("write each = \"…\", a list, and {{ item.… }} in the path, or neither"));
+        }
         if file.scope == Scope::Node && file.template.is_none() {
             return Err(source
                 .error(&file.path.span(), format!("{} is the same on every node, but has scope = \"node\"", file.path.get_ref()))
@@ -398,18 +385,7 @@ pub fn parse(source: &Source<'_>) -> Result<Overlay> {
     }
     secret::check(source, &overlay.secrets)?;
     step::check(source, &overlay.steps)?;
-    for (index, check) in overlay.checks.iter().enumerate() {
-        if check.run.is_empty() {
-            return Err(source
-                .error(&check.name.span(), format!("the check {} runs nothing", check.name.get_ref()))
-                .next("write run = [\"program\", \"argument\"]"));
-        }
-        if overlay.checks[..index].iter().any(|other| other.name == check.name && other.release == check.release) {
-            return Err(source
-                .error(&check.name.span(), format!("the check {} is there twice", check.name.get_ref()))
-                .next("give each check its own name"));
-        }
-    }
+    check::check(source, &overlay.checks)?;
     for unit in overlay.units.wanted_by.keys() {
         if !overlay.units.enable.contains(unit) {
             return Err(Error::new(format!("wanted_by names {unit}, which the overlay does not enable"))

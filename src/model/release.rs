@@ -1,7 +1,7 @@
 //! `recipes/releases/<name>.toml`: a distribution, an OpenStack series and a package backend.
 
 use super::Source;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, Word};
 use crate::base::path::RelPath;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ pub struct Release {
     /// Where packages come from.
     #[serde(default, rename = "suite")]
     pub suites: Vec<Suite>,
+    /// How packages of the backend rpm are laid down; such a release has it.
+    #[serde(default)]
+    pub rpm: Option<Rpm>,
     /// Package sets that belong to no overlay.
     pub packages: Packages,
     /// Kernel packages by flavour; a recipe's `kernel` picks one.
@@ -61,16 +64,47 @@ pub enum Backend {
     Rpm,
 }
 
-/// One suite of an archive.
+/// One suite of an archive: for rpm, one repository.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
-    /// The suite's name below `dists/`.
+    /// The suite's name below `dists/`; a repository's own name.
     pub name: String,
     /// Which archive has it: a key of the site's `[mirror]` table.
     pub archive: Word,
-    /// The components taken from it.
+    /// deb: the components taken from it.
+    #[serde(default)]
     pub components: Vec<String>,
+    /// rpm: where the repository is, below the archive's URL.
+    #[serde(default)]
+    pub path: Option<RelPath>,
+    /// rpm: of what several repositories have, the one with the smallest number is taken, whatever the versions.
+    #[serde(default = "usual_priority")]
+    pub priority: u32,
+    /// rpm: packages that are not taken from it; shell patterns of names.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+}
+
+fn usual_priority() -> u32 {
+    99
+}
+
+/// How packages of the backend rpm are laid down.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rpm {
+    /// Packages of the base that are there before accounts with fixed numbers are added: what has the files of accounts,
+    /// and a shell with what it needs. They are installed without asking for what else they depend on.
+    pub first: Vec<PackageName>,
+    /// The folder of rpm's database.
+    pub database: RelPath,
+    /// rpm's macros, for instance `_install_langs`.
+    #[serde(default)]
+    pub macros: BTreeMap<String, String>,
+    /// The image's own rpm writes the database once more, because it is older than the one of the tools and reads another form.
+    #[serde(default)]
+    pub own_database: bool,
 }
 
 /// Package sets that belong to no overlay.
@@ -82,6 +116,10 @@ pub struct Packages {
     /// What writes the image (filesystems, boot loader); unpacked beside the image, never in it.
     #[serde(default)]
     pub tools: Vec<PackageName>,
+    /// The release (of the backend deb) whose archives have the tools. Tools are unpacked Debian packages, so a release of
+    /// another backend needs it.
+    #[serde(default)]
+    pub tools_from: Option<Word>,
 }
 
 /// An account with fixed numbers.
@@ -181,7 +219,95 @@ pub struct Initrd {
 /// Reads a release.
 ///
 /// # Errors
-/// With file and line.
+/// With file and line: an unknown key, or one that the backend cannot do without or knows nothing of.
 pub fn parse(source: &Source<'_>) -> Result<Release> {
-    source.toml()
+    let release: Release = source.toml()?;
+    let lines = source.lines();
+    for (index, suite) in release.suites.iter().enumerate() {
+        let at = |error: Error| error.at(source.file, lines.of(&["suite", &index.to_string(), "name"]));
+        let name = &suite.name;
+        match release.backend {
+            Backend::Deb if suite.components.is_empty() => {
+                return Err(at(Error::new(format!("the suite {name} has no components"))).next("write components = [\"main\"]"));
+            }
+            Backend::Deb if suite.path.is_some() || !suite.exclude.is_empty() || suite.priority != usual_priority() => {
+                return Err(at(Error::new(format!("the suite {name} has keys of an rpm repository")))
+                    .next("take path, priority and exclude out"));
+            }
+            Backend::Rpm if suite.path.is_none() => {
+                return Err(at(Error::new(format!("the repository {name} has no path")))
+                    .next("write path = \"/…\", where it is below the archive's URL"));
+            }
+            Backend::Rpm if !suite.components.is_empty() => {
+                return Err(at(Error::new(format!("the repository {name} has components"))).next("take them out"));
+            }
+            Backend::Deb | Backend::Rpm => {}
+        }
+    }
+    if release.backend == Backend::Rpm {
+        if release.rpm.is_none() {
+            return Err(Error::new("a release with backend = \"rpm\" has no [rpm]")
+                .at(source.file, lines.of(&["backend"]))
+                .next("write [rpm] with first = [\"…\"] and database = \"/var/lib/rpm\""));
+        }
+        if release.packages.tools_from.is_none() && !release.packages.tools.is_empty() {
+            return Err(Error::new("tools are unpacked Debian packages, which this release has not")
+                .at(source.file, lines.of(&["packages", "tools"]))
+                .next("write tools_from = \"…\", the name of a release that has them"));
+        }
+    }
+    Ok(release)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const RPM: &str = "title = \"R\"\nbackend = \"rpm\"\narchitecture = \"x86_64\"\npackages = { base = [] }\n\n[[suite]]\nname = \"os\"\n\
+        archive = \"vault\"\npath = \"/os/x86_64\"\n\n[rpm]\nfirst = [\"setup\", \"bash\"]\ndatabase = \"/var/lib/rpm\"\n";
+
+    fn read(text: &str) -> Result<Release> {
+        parse(&Source { file: Path::new("r.toml"), text })
+    }
+
+    #[test]
+    fn a_repository_has_a_path_and_the_usual_priority() {
+        let release = read(RPM).unwrap();
+        let [suite] = &release.suites[..] else { panic!("{release:?}") };
+        assert_eq!((suite.path.as_ref().map(RelPath::as_str), suite.priority, suite.exclude.len()), (Some("os/x86_64"), 99, 0));
+        assert_eq!(release.rpm.unwrap().database.as_str(), "var/lib/rpm");
+    }
+
+    #[test]
+    fn what_a_backend_lacks_or_does_not_know_is_an_error_at_its_line() {
+        let deb = RPM.replace("\"rpm\"", "\"deb\"");
+        let cases = [
+            (
+                RPM.replace("path = \"/os/x86_64\"\n", ""),
+                "r.toml:7: the repository os has no path\n  next: write path = \"/…\", where it is below the archive's URL",
+            ),
+            (
+                RPM.replace("path =", "components = [\"main\"]\npath ="),
+                "r.toml:7: the repository os has components\n  next: take them out",
+            ),
+            (
+                RPM.split("[rpm]").next().unwrap().to_string(),
+                "r.toml:2: a release with backend = \"rpm\" has no [rpm]\n  next: write [rpm] with first = [\"…\"] and database = \"/var/lib/rpm\"",
+            ),
+            (
+                RPM.replace("base = []", "base = [], tools = [\"mkfs\"]"),
+                "r.toml:4: tools are unpacked Debian packages, which this release has not\n  \
+              next: write tools_from = \"…\", the name of a release that has them",
+            ),
+            (deb.clone(), "r.toml:7: the suite os has no components\n  next: write components = [\"main\"]"),
+            (
+                deb.replace("path =", "components = [\"main\"]\npath ="),
+                "r.toml:7: the suite os has keys of an rpm repository\n  next: take path, priority and exclude out",
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(read(&text).unwrap_err().to_string(), expected);
+        }
+    }
 }

@@ -48,13 +48,20 @@ pub fn run() -> Result<()> {
 /// # Errors
 /// The file cannot be read, or has another form.
 pub fn values() -> Result<Values> {
-    let path = Path::new(RUN).join(SEED_SECRETS);
+    values_of(&Path::new(RUN).join(SEED_SECRETS))
+}
+
+/// The values in a file; none where there is no file.
+///
+/// # Errors
+/// As [`values`]'s.
+pub fn values_of(path: &Path) -> Result<Values> {
     if !path.exists() {
         return Ok(Values::default());
     }
     // serde's message could quote a value.
-    serde_json::from_slice(&read(&path)?)
-        .map_err(|_| Error::new("these are no values of secrets").at(&path, None).next("make the seed again"))
+    serde_json::from_slice(&read(path)?)
+        .map_err(|_| Error::new("these are no values of secrets").at(path, None).next("make the seed again"))
 }
 
 /// Fills every file of `layers`, the topmost one first, that has placeholders, in `root`; says how many that were.

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 /// Says a line on every console and in the kernel's log.
 ///
@@ -26,10 +27,12 @@ pub fn error(line: &str) {
     eprintln!("{line}");
 }
 
-/// Every console the kernel prints to; `/dev/console` alone would be the last of them.
+/// Every console the kernel prints to; `/dev/console` alone would be the last of them. A container sees the names of the
+/// host's, and has but that one.
 fn consoles() -> Vec<String> {
     let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
-    let names: Vec<String> = active.split_whitespace().map(str::to_string).collect();
+    let here = |name: &&str| Path::new("/dev").join(name).exists();
+    let names: Vec<String> = active.split_whitespace().filter(here).map(str::to_string).collect();
     if names.is_empty() { vec!["console".into()] } else { names }
 }
 

@@ -146,7 +146,10 @@ fn find_seed(index: &BootIndex, modules: &mut Modules, node: &Path) -> Result<Se
 }
 
 /// The machine's identity: drawn on the first boot, kept with the state.
-fn machine_id(state: &Path, root: &Path) -> Result<()> {
+///
+/// # Errors
+/// The state or the root cannot be written.
+pub fn machine_id(state: &Path, root: &Path) -> Result<()> {
     let kept = state.join("identity/machine-id");
     if !kept.exists() {
         let mut bytes = [0; 16];
@@ -161,7 +164,10 @@ fn machine_id(state: &Path, root: &Path) -> Result<()> {
 }
 
 /// Says in the root what it was booted from; mostly a link before, which the rename replaces.
-fn os_release(index: &BootIndex, root: &Path) -> Result<()> {
+///
+/// # Errors
+/// The root cannot be written.
+pub fn os_release(index: &BootIndex, root: &Path) -> Result<()> {
     let image = fs::read_text(&root.join("usr/lib/os-release")).unwrap_or_default();
     let text = release_text(&image, &index.role, &index.image);
     fs::write_atomic(&root.join("etc/os-release"), text.as_bytes())

@@ -89,13 +89,20 @@ pub fn mounted() -> Result<Vec<PathBuf>> {
 /// # Errors
 /// The kernel refuses, or the layers' paths exceed a mount option's page.
 pub fn overlay(layers: &[PathBuf], node: &Path, root: &Path) -> Result<()> {
+    overlay_with(layers, node, &Path::new(RUN).join("top"), root)
+}
+
+/// The same with the tmpfs at `top`.
+///
+/// # Errors
+/// As [`overlay`]'s.
+pub fn overlay_with(layers: &[PathBuf], node: &Path, top: &Path, root: &Path) -> Result<()> {
     mount_remount(node, MountFlags::RDONLY, c"").doing(|| "making the node's files read-only")?;
-    let top = Path::new(RUN).join("top");
-    mount_at(Path::new("ostack-top"), &top, "tmpfs", MountFlags::empty(), "mode=0755")?;
+    mount_at(Path::new("ostack-top"), top, "tmpfs", MountFlags::empty(), "mode=0755")?;
     for folder in ["upper", "work"] {
         create_dir_all(&top.join(folder))?;
     }
-    mount_at(Path::new("ostack"), root, "overlay", MountFlags::empty(), &options(layers, node, &top)?)
+    mount_at(Path::new("ostack"), root, "overlay", MountFlags::empty(), &options(layers, node, top)?)
 }
 
 /// The classic option string, which kernels before 6.5 understand too.

@@ -33,6 +33,12 @@ impl Values {
         self.tera.insert(name, value);
     }
 
+    /// Takes a value away.
+    pub fn remove(&mut self, name: &str) {
+        self.names.remove(name);
+        self.tera.remove(name);
+    }
+
     /// A value.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.tera.get(name)
@@ -94,6 +100,7 @@ fn network(network: &Network) -> Value {
         "vip": network.vip,
         "gateway": network.gateway,
         "mtu": network.mtu,
+        "vlan": network.vlan,
     })
 }
 
@@ -106,6 +113,14 @@ pub fn node_value(node: &Node, index: usize) -> Value {
         "provider_interface": node.provider_interface,
         "memory_mib": node.memory_mib, "cores": node.cores, "fence": node.fence,
     })
+}
+
+/// What the templates of a node's own files see of it: its interfaces, too. In the lists of all nodes they would be most of a
+/// large site's memory.
+pub fn own_value(node: &Node, index: usize) -> Value {
+    let mut value = node_value(node, index);
+    value["interfaces"] = json!(node.interfaces);
+    value
 }
 
 /// An overlay's parameters: its defaults, then the recipe's values, then the site's.

@@ -1,7 +1,7 @@
 //! An overlay's files as they will lie in its layer, or in a node's seed: rendered, owned, with every link.
 
 use super::context::Values;
-use super::render::{Condition, Templates};
+use super::render::{Condition, Templates, Text};
 use super::secrets::{self, Secrets};
 use super::steps;
 use crate::base::digest::Digest;
@@ -127,6 +127,8 @@ struct PreparedFile<'a> {
     entry: &'a FileEntry,
     line: usize,
     condition: Option<Condition>,
+    /// The path, where the file is there once for each item of a list.
+    path: Option<Text>,
 }
 
 impl<'a> Prepared<'a> {
@@ -139,7 +141,9 @@ impl<'a> Prepared<'a> {
             let line = overlay.line(entry.path.span());
             let condition = entry.when.as_deref().map(Condition::parse).transpose();
             let condition = condition.map_err(|error| error.at(&overlay.file, line))?;
-            Ok(PreparedFile { entry, line, condition })
+            let path = entry.each.as_ref().map(|_| Text::parse(entry.path.get_ref().as_str())).transpose();
+            let path = path.map_err(|error| error.at(&overlay.file, line))?;
+            Ok(PreparedFile { entry, line, condition, path })
         };
         let here = |entry: &&FileEntry| entry.release.as_ref().is_none_or(|only| only == release);
         Ok(Self {
@@ -151,36 +155,40 @@ impl<'a> Prepared<'a> {
         })
     }
 
-    /// The files of one scope. `values` must have `param`, and `node` for [`Scope::Node`].
+    /// The files of one scope. `values` must have `param`, and `node` for [`Scope::Node`]; `item` comes and goes in it.
     ///
     /// # Errors
     /// A template, an owner without a number, a missing verbatim file; with file and line.
-    pub fn files(&self, scope: Scope, accounts: &Accounts, declared: &Secrets, values: &Values) -> Result<FileSet> {
+    pub fn files(&self, scope: Scope, accounts: &Accounts, declared: &Secrets, values: &mut Values) -> Result<FileSet> {
         if scope == Scope::Role {
             self.templates.check(values)?;
         }
         let mut files = FileSet::new();
         let mut with_secrets = String::new();
-        for PreparedFile { entry, line, condition } in self.files.iter().filter(|file| file.entry.scope == scope) {
+        for file in self.files.iter().filter(|file| file.entry.scope == scope) {
+            let PreparedFile { entry, line, path, .. } = file;
             let line = *line;
             let at = |error: Error| error.at(&self.overlay.file, line);
-            if let Some(condition) = condition
-                && !condition.holds(values).map_err(at)?
-            {
-                continue;
-            }
-            let bytes = self.content(entry, values).map_err(at)?;
-            let (uid, gid) = accounts.numbers(&entry.owner).map_err(at)?;
-            let path = entry.path.get_ref();
-            let references = placeholder::references(&bytes);
-            if !references.is_empty() {
-                secrets::check(path, entry.mode.0, &references, declared).map_err(at)?;
-                with_secrets.push_str(&format!("{path}\n"));
-            }
-            let file = File { kind: FileKind::Regular(bytes), uid, gid, mode: entry.mode.0, overrides: entry.overrides, line };
-            if files.insert(path.clone(), file).is_some() {
-                return Err(at(Error::new(format!("the conditions of two entries of {path} hold at once")))
-                    .next("make one the opposite of the other: when = \"not …\""));
+            for item in items(entry, values).map_err(at)? {
+                if let Some(item) = &item {
+                    values.set("item", item);
+                }
+                let bytes = self.bytes(file, values).map_err(at);
+                let path = path.as_ref().map_or_else(|| Ok(entry.path.get_ref().clone()), |path| path.render(values)?.parse());
+                values.remove("item");
+                let (Some(bytes), path) = (bytes?, path.map_err(at)?) else { continue };
+                let (uid, gid) = accounts.numbers(&entry.owner).map_err(at)?;
+                let references = placeholder::references(&bytes);
+                if !references.is_empty() {
+                    secrets::check(&path, entry.mode.0, &references, declared).map_err(at)?;
+                    with_secrets.push_str(&format!("{path}\n"));
+                }
+                let file =
+                    File { kind: FileKind::Regular(bytes), uid, gid, mode: entry.mode.0, overrides: entry.overrides, line };
+                if files.insert(path.clone(), file).is_some() {
+                    return Err(at(Error::new(format!("the conditions of two entries of {path} hold at once")))
+                        .next("make one the opposite of the other: when = \"not …\""));
+                }
             }
         }
         if scope == Scope::Node {
@@ -204,7 +212,7 @@ impl<'a> Prepared<'a> {
         let mut texts = Vec::new();
         let mut names = Vec::new();
         for file in self.files.iter().filter(|file| file.entry.scope == Scope::Node) {
-            texts.extend(file.entry.when.as_deref());
+            texts.extend(file.entry.when.as_deref().into_iter().chain(file.entry.each.as_deref()));
             names.extend(file.entry.template.as_deref());
         }
         let mut seen = BTreeSet::new();
@@ -215,6 +223,35 @@ impl<'a> Prepared<'a> {
             }
         }
         texts
+    }
+
+    /// What a file has in it; `None` where its condition does not hold.
+    fn bytes(&self, file: &PreparedFile<'_>, values: &Values) -> Result<Option<Vec<u8>>> {
+        let holds = file.condition.as_ref().map_or(Ok(true), |condition| condition.holds(values))?;
+        holds.then(|| self.content(file.entry, values)).transpose()
+    }
+
+    /// The entry that writes a path, where one does: its condition holds.
+    pub(super) fn entry(&self, path: &RelPath, scope: Scope, values: &Values) -> Option<&'a FileEntry> {
+        let of_path = |file: &&PreparedFile<'a>| file.entry.scope == scope && file.entry.path.get_ref() == path;
+        let holds = |file: &&PreparedFile<'a>| file.condition.as_ref().is_none_or(|one| one.holds(values).unwrap_or(false));
+        self.files.iter().filter(of_path).find(holds).map(|file| file.entry)
+    }
+
+    /// The line of the table that means a path without an entry of its own.
+    pub(super) fn implied_line(&self, path: &RelPath) -> Option<usize> {
+        let own = |folder: &str| path.as_str().starts_with(folder) && path.name().contains(self.overlay.name.as_str());
+        let table = match () {
+            () if own("etc/sysctl.d/") => "sysctl",
+            () if own("etc/modules-load.d/") => "modules",
+            () => return None,
+        };
+        self.overlay.lines().of(&[table])
+    }
+
+    /// The templates.
+    pub(super) fn templates(&self) -> &Templates<'a> {
+        &self.templates
     }
 
     fn content(&self, entry: &FileEntry, values: &Values) -> Result<Vec<u8>> {
@@ -276,6 +313,17 @@ impl<'a> Prepared<'a> {
         }
         Ok(units)
     }
+}
+
+/// The items for which an entry is there: those of its list, or none, once.
+fn items(entry: &FileEntry, values: &Values) -> Result<Vec<Option<Value>>> {
+    let Some(name) = &entry.each else { return Ok(vec![None]) };
+    let mut parts = name.split('.');
+    let first = parts.next().and_then(|first| values.get(first));
+    let Some(list) = parts.fold(first, |value, part| value?.get(part)).and_then(Value::as_array) else {
+        return Err(Error::new(format!("there is no list `{name}`")).next("name one that templates see, such as node.interfaces"));
+    };
+    Ok(list.iter().cloned().map(Some).collect())
 }
 
 /// What the overlay's units, and its `sysctl` and `modules` tables mean as files.

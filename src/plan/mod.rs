@@ -12,9 +12,11 @@
 //!
 //! To add an input to a step: one line in its `Key`. To change what a step makes of its inputs: raise its version.
 
+pub mod checks;
 pub mod context;
 pub mod files;
 mod names;
+mod origin;
 mod planner;
 mod ports;
 pub mod render;
@@ -42,6 +44,8 @@ pub mod version {
     pub const OVERLAY: u32 = 1;
     /// The kernel and the initrd.
     pub const BOOT: u32 = 1;
+    /// How a check's root is made and its words are taken.
+    pub const CHECK: u32 = 1;
     /// The disk's layout and boot loader.
     pub const DISK: u32 = 1;
 }

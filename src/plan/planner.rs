@@ -8,6 +8,7 @@ use super::{Locked, ports};
 use crate::base::error::{Error, Result};
 use crate::base::name::Role;
 use crate::base::path::RelPath;
+use crate::model::load::LoadedOverlay;
 use crate::model::overlay::Scope;
 use crate::model::secret::{Per, SecretEntry};
 use crate::model::site::Node;
@@ -108,7 +109,7 @@ impl<'a> NodePlanner<'_, 'a> {
 
     fn at(&mut self, node: &Node) {
         let place = self.planner.places.get(node.name.as_str()).copied().unwrap_or_default();
-        self.values.set("node", &context::node_value(node, place));
+        self.values.set("node", &context::own_value(node, place));
     }
 
     /// Plans a node of the role: its own files, those of its seed.
@@ -116,14 +117,10 @@ impl<'a> NodePlanner<'_, 'a> {
     /// # Errors
     /// A template, an owner, or two overlays that write the same path; with file and line.
     pub fn plan(&mut self, node: &Node) -> Result<FileSet> {
-        let Planner { inputs, accounts, overlays, .. } = self.planner;
-        self.at(node);
         let mut merged = FileSet::new();
         let mut writers = BTreeMap::<RelPath, _>::new();
-        for prepared in overlays {
-            self.values.set("param", &prepared.parameters);
-            let overlay = prepared.overlay;
-            for (path, file) in prepared.files(Scope::Node, accounts, inputs.secrets, &self.values)? {
+        for (overlay, files) in self.by_overlay(node)? {
+            for (path, file) in files {
                 if let Some(first) = writers.insert(path.clone(), &overlay.name)
                     && !file.overrides
                 {
@@ -135,5 +132,27 @@ impl<'a> NodePlanner<'_, 'a> {
             }
         }
         Ok(merged)
+    }
+
+    /// What the templates of a node's files see, for one overlay.
+    pub(super) fn values_of(&mut self, node: &Node, overlay: usize) -> &Values {
+        self.at(node);
+        self.values.set("param", &self.planner.overlays[overlay].parameters);
+        &self.values
+    }
+
+    /// The same by overlay, in the recipe's order; a path that two of them write is not refused.
+    ///
+    /// # Errors
+    /// A template or an owner; with file and line.
+    pub(super) fn by_overlay(&mut self, node: &Node) -> Result<Vec<(&LoadedOverlay, FileSet)>> {
+        let Planner { inputs, accounts, overlays, .. } = self.planner;
+        self.at(node);
+        let mut all = Vec::with_capacity(overlays.len());
+        for prepared in overlays {
+            self.values.set("param", &prepared.parameters);
+            all.push((prepared.overlay, prepared.files(Scope::Node, accounts, inputs.secrets, &mut self.values)?));
+        }
+        Ok(all)
     }
 }

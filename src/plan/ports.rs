@@ -5,7 +5,7 @@ use super::files::Prepared;
 use super::render::Templates;
 use crate::base::error::{Error, Result};
 use crate::base::name::Word;
-use crate::model::overlay::{Peers, Protocol};
+use crate::model::overlay::{At, Peers, Protocol};
 use serde::Serialize;
 
 /// One line of the list that templates see as `ports`.
@@ -21,6 +21,8 @@ pub struct Port {
     pub protocol: Protocol,
     /// Who may connect.
     pub from: Peers,
+    /// At which addresses.
+    pub at: At,
 }
 
 /// The ports of a role, in the order of its recipe.
@@ -51,6 +53,7 @@ pub fn of_role(overlays: &[Prepared<'_>], release: &Word, values: &mut Values) -
                     ports: list,
                     protocol: entry.protocol,
                     from: entry.from,
+                    at: entry.at,
                 });
             }
         }

@@ -3,6 +3,8 @@
 //! No clock, no random numbers, no environment; nothing is escaped. A name that is not there is an error with the
 //! template's line and the names that are.
 
+mod trace;
+
 use super::context::Values;
 use super::names;
 use crate::base::error::{Error, Result};

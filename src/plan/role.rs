@@ -1,10 +1,11 @@
 //! The plan of a role's image.
 
+use super::checks::{CheckLayer, CheckStep, Sources};
 use super::files::{self, FileSet};
 use super::planner::Planner;
 use super::render::Templates;
 use super::secrets::Secrets;
-use super::{Key, Locked, Package, steps, version};
+use super::{Key, Locked, Package, checks, steps, version};
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::{Role, Word};
@@ -65,6 +66,8 @@ pub struct RolePlan {
     pub packages: Key,
     /// One layer per overlay that has files for the role.
     pub overlays: Vec<OverlayStep>,
+    /// How the components' own programs judge what the role and its first node give them.
+    pub checks: Vec<CheckStep>,
     /// Kernel and initrd; the program that becomes `/init` is added by [`RolePlan::boot`].
     boot: Key,
     /// Paths that outlive a reboot.
@@ -91,6 +94,8 @@ pub struct OverlayStep {
 pub struct PlannedState {
     /// The directory.
     pub path: RelPath,
+    /// The overlay that declares it.
+    pub overlay: Word,
     /// What becomes of it when the node is reimaged.
     pub class: StateClass,
     /// Owner's number, where the image does not have the directory.
@@ -107,10 +112,11 @@ pub struct PlannedState {
 /// A template, a parameter, an owner, or two overlays that write the same path; with file and line.
 pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan> {
     let state = state(planner)?;
+    let node_layers = first_node(planner)?;
     let Planner { inputs, accounts, overlays, values, .. } = planner;
     let mut rendered = Vec::new();
     let mut steps = Vec::new();
-    for prepared in overlays {
+    for prepared in overlays.iter() {
         values.set("param", &prepared.parameters);
         steps.push((prepared.overlay, steps::of_overlay(prepared.overlay, inputs.release_name, values)?));
         rendered.push((prepared.overlay, prepared.files(Scope::Role, accounts, inputs.secrets, values)?));
@@ -129,8 +135,12 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         .flat_map(|overlay| overlay.overlay.debconf.get(inputs.release_name).cloned().unwrap_or_default())
         .collect();
     let root = |step, packages: &[Package]| {
-        packages_key(step, version::PACKAGES, packages)
-            .with("time", locked.epoch)
+        let key = packages_key(step, version::PACKAGES, packages);
+        let key = match &inputs.release.rpm {
+            Some(rpm) => key.with("rpm", Digest::of(serde_json::to_string(rpm).unwrap_or_default())),
+            None => key,
+        };
+        key.with("time", locked.epoch)
             .with("tools", tools.digest())
             .with("configure", Digest::of(&configure))
             .with("clean", Digest::of(&clean))
@@ -142,6 +152,20 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         .with("base", base.digest())
         .with("installation answers", Digest::of(debconf.join("\n")))
         .with("overlays' accounts", Digest::of(serde_json::to_string(&users).unwrap_or_default()));
+    let layer = |(overlay, files): &(&LoadedOverlay, FileSet)| CheckLayer {
+        overlay: overlay.name.clone(),
+        of_node: false,
+        files: files.clone(),
+    };
+    let layers: Vec<CheckLayer> = rendered.iter().map(layer).chain(node_layers).collect();
+    let host = inputs.site.of_role(inputs.role).next().map_or("localhost", |node| node.name.as_str());
+    let sources = Sources { release: inputs.release_name, host, secrets: inputs.secrets, packages: &packages, layers: &layers };
+    let mut checks = Vec::new();
+    for prepared in overlays.iter() {
+        let own: Vec<PlannedState> = state.iter().filter(|one| one.overlay == prepared.overlay.name).cloned().collect();
+        values.set("param", &prepared.parameters);
+        checks.extend(checks::of_overlay(prepared.overlay, &sources, &own, values)?);
+    }
     let overlays = rendered
         .into_iter()
         .filter(|(_, files)| !files.is_empty())
@@ -168,6 +192,7 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         base,
         packages,
         overlays,
+        checks,
         boot,
         state,
         command_line: inputs.release.initrd.command_line.join(" "),
@@ -207,6 +232,13 @@ fn files_key(step: &str, files: &FileSet, epoch: i64, tools: &Key) -> Key {
     files.iter().fold(key, |key, (path, file)| key.with(path.to_string(), file.identity()))
 }
 
+/// The own files of the role's first node, which stands for all in checks. A role may have no node.
+fn first_node(planner: &Planner<'_>) -> Result<Vec<CheckLayer>> {
+    let Some(node) = planner.inputs.site.of_role(planner.inputs.role).next() else { return Ok(Vec::new()) };
+    let layer = |(overlay, files): (&LoadedOverlay, FileSet)| CheckLayer { overlay: overlay.name.clone(), of_node: true, files };
+    Ok(planner.nodes().by_overlay(node)?.into_iter().map(layer).collect())
+}
+
 fn state(planner: &mut Planner<'_>) -> Result<Vec<PlannedState>> {
     let Planner { inputs, accounts, overlays, values, .. } = planner;
     let mut paths: BTreeMap<RelPath, PlannedState> = BTreeMap::new();
@@ -233,7 +265,10 @@ fn state(planner: &mut Planner<'_>) -> Result<Vec<PlannedState>> {
                     at(Error::new("the whole root cannot be a state path")).next("name the directories that must survive")
                 );
             }
-            paths.insert(path.clone(), PlannedState { path, class: entry.class, uid, gid, mode: entry.mode.0 });
+            paths.insert(
+                path.clone(),
+                PlannedState { path, overlay: overlay.name.clone(), class: entry.class, uid, gid, mode: entry.mode.0 },
+            );
         }
     }
     Ok(paths.into_values().collect())

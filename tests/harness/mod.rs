@@ -12,6 +12,7 @@
 pub mod guide;
 pub mod leftovers;
 pub mod role;
+pub mod rpm;
 pub mod store;
 
 use std::ffi::OsStr;
@@ -46,12 +47,20 @@ impl Test {
         Self::of(Path::new(env!("CARGO_MANIFEST_DIR")))
     }
 
+    /// The project of rpm packages: without mirror, keys and lock, see [`rpm::Repository`].
+    pub fn rpm() -> Self {
+        Self::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/rpm"))
+    }
+
     fn of(source: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let project = folder.path().join("project");
         fs::create_dir(&project).unwrap();
-        for part in ["site.toml", "recipes", "overlays", "images", "ostack.lock"] {
+        for part in ["site.toml", "recipes", "overlays", "images"] {
             copy(&source.join(part), &project.join(part));
+        }
+        if source.join("ostack.lock").exists() {
+            copy(&source.join("ostack.lock"), &project.join("ostack.lock"));
         }
         let store = folder.path().join("store");
         Self { folder, env: Vec::new(), store }

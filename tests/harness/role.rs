@@ -6,7 +6,7 @@ use ostack_image::lock::{Lock, ReleaseLock};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// The image that tests share. None of them may write to its folder: they work on duplicates.
 pub struct Role {
@@ -45,7 +45,7 @@ pub fn role() -> &'static Role {
         let test = Test::new().remove("ostack.lock");
         remove_at_exit(test.folder());
         test.run(["lock"]).succeeds();
-        put_packages(&test, &default_store());
+        put_packages(&test, &default_store(), &lock(&test));
         let json = test.run(["build", "compute", "--json"]).json();
         let left = leftovers::of(test.folder());
         Role { test, json, host, left }
@@ -53,14 +53,14 @@ pub fn role() -> &'static Role {
 }
 
 /// Where the program has its store when it is told nothing: what was fetched there need not be fetched again.
-fn default_store() -> PathBuf {
+pub fn default_store() -> PathBuf {
     PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/ostack-image/store")
 }
 
 /// Copies the locked packages that another store has, whole, into a test's.
-fn put_packages(test: &Test, from: &Path) {
+pub fn put_packages(test: &Test, from: &Path, lock: &ReleaseLock) {
     fs::create_dir_all(test.store().join("blobs/sha256")).unwrap();
-    for package in lock(test).packages.values() {
+    for package in lock.all() {
         let (old, new) = (store::blob(from, &package.sha256), store::blob(test.store(), &package.sha256));
         if Digest::of_file(&old).is_ok_and(|(digest, _)| digest == package.sha256) {
             fs::copy(old, new).unwrap();
@@ -70,7 +70,12 @@ fn put_packages(test: &Test, from: &Path) {
 
 /// The project's lock.
 pub fn lock(test: &Test) -> ReleaseLock {
-    Lock::load(&test.project().join("ostack.lock")).unwrap().releases.remove(&"small".parse().unwrap()).unwrap()
+    lock_of(test, "small")
+}
+
+/// The project's lock of a release.
+pub fn lock_of(test: &Test, release: &str) -> ReleaseLock {
+    Lock::load(&test.project().join("ostack.lock")).unwrap().releases.remove(&release.parse().unwrap()).unwrap()
 }
 
 impl Role {
@@ -94,7 +99,7 @@ impl Role {
     /// The project with its lock, and a store of its own that has the packages only.
     pub fn unbuilt(&self) -> Test {
         let test = self.project();
-        put_packages(&test, self.store());
+        put_packages(&test, self.store(), &lock(&test));
         test
     }
 
@@ -104,14 +109,17 @@ impl Role {
 }
 
 /// A static is never dropped, but its folder must not outlive the tests.
-fn remove_at_exit(folder: &Path) {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+pub fn remove_at_exit(folder: &Path) {
+    static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     extern "C" fn remove() {
-        if let Some(folder) = FOLDER.get() {
+        for folder in FOLDERS.lock().unwrap().iter() {
             let _ = fs::remove_dir_all(folder);
         }
     }
-    FOLDER.set(folder.to_path_buf()).unwrap();
-    // SAFETY: the function touches nothing that is gone when the process exits.
-    assert_eq!(unsafe { libc::atexit(remove) }, 0);
+    let mut folders = FOLDERS.lock().unwrap();
+    if folders.is_empty() {
+        // SAFETY: the function touches nothing that is gone when the process exits.
+        assert_eq!(unsafe { libc::atexit(remove) }, 0);
+    }
+    folders.push(folder.to_path_buf());
 }

@@ -141,6 +141,7 @@ impl<'a> Apt<'a> {
                 date: Moment::from_release(date.trim())
                     .map_err(|error| error.doing(format!("reading the suite {}", suite.name)))?,
                 sha256: Digest::of(&text),
+                signed: true,
             });
         }
         Ok(suites)

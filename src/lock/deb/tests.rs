@@ -33,7 +33,8 @@ fn sets(sets: &[(&str, &[&str])]) -> BTreeMap<Word, BTreeSet<PackageName>> {
 }
 
 fn run(release: &Release, wanted: &[(&str, &[&str])], old: Option<&ReleaseLock>, update: &Update) -> Result<ReleaseLock> {
-    let request = Request { name: &word("fixture"), release, sets: sets(wanted) };
+    let name = word("fixture");
+    let request = Request::new(&name, release, sets(wanted));
     resolve(&request, old, update, &mirrors(&fixture()))
 }
 
@@ -212,7 +213,8 @@ fn copy_of_archive() -> tempfile::TempDir {
 }
 
 fn refused(release: &Release, folder: &Path) -> Error {
-    let request = Request { name: &word("fixture"), release, sets: sets(&[("base", &[])]) };
+    let name = word("fixture");
+    let request = Request::new(&name, release, sets(&[("base", &[])]));
     resolve(&request, None, &Update::None, &mirrors(folder)).unwrap_err()
 }
 
@@ -275,7 +277,8 @@ fn a_release_without_a_keyring_is_not_locked() {
 
 #[test]
 fn an_archive_without_a_mirror_is_an_error_before_anything_is_downloaded() {
-    let request = Request { name: &word("fixture"), release: &release(true), sets: sets(&[("base", &[])]) };
+    let (name, release) = (word("fixture"), release(true));
+    let request = Request::new(&name, &release, sets(&[("base", &[])]));
     let explicit = BTreeMap::from([(word("debian"), "file:///no/such/archive".to_string())]);
     let mirrors = Mirrors::find(&explicit, Path::new("/no/such/folder")).unwrap();
     let error = resolve(&request, None, &Update::None, &mirrors).unwrap_err();

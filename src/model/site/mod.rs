@@ -7,14 +7,17 @@ use crate::base::name::{Role, Word};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 
 mod fence;
+mod interface;
 mod network;
 mod node;
 mod words;
 mod written;
 
 pub use fence::Fence;
+pub use interface::{Bonding, Hash, Interface, Kind, LacpRate, Mode};
 pub use network::{Network, Provider, Subnet};
 pub use node::{DiskHint, Node};
 
@@ -47,6 +50,9 @@ pub struct Site {
     /// Archive name -> base URL of a snapshot mirror, asked when the mirror has dropped a file.
     #[serde(skip)]
     pub snapshot: BTreeMap<Word, String>,
+    /// Archive name -> files with the public keys that its packages or metadata must be signed with; for rpm repositories.
+    #[serde(skip)]
+    pub trust: BTreeMap<Word, Vec<PathBuf>>,
     /// Values of the options in `recipes/options.toml`, where they are not the default.
     pub options: Parameters,
     /// Parameters by overlay, over those of recipe and overlay.
@@ -76,6 +82,12 @@ impl Site {
     }
 }
 
+/// Files named in the site file: relative ones lie beside it.
+fn beside(source: &Source<'_>, files: Vec<String>) -> Vec<PathBuf> {
+    let folder = source.file.parent().unwrap_or(Path::new(""));
+    files.into_iter().map(|file| folder.join(file)).collect()
+}
+
 /// Reads a site.
 ///
 /// # Errors
@@ -102,7 +114,8 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
             .at(source.file, management_line)
             .next("write vip = \"…\", a free address of that network"));
     }
-    let nodes = node::read_all(source, &file, &management, &external)?;
+    let provider = network::provider(source, &file.network.provider)?;
+    let nodes = node::read_all(source, &file, &management, &external, &provider)?;
     let site = Site {
         name: file.site.name,
         release: file.site.release,
@@ -110,12 +123,13 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
         time_zone: file.site.time_zone.into_inner(),
         management,
         external,
-        provider: network::provider(source, file.network.provider)?,
+        provider,
         dns: file.dns.servers.iter().map(|one| words::address(source, one)).collect::<Result<_>>()?,
         ntp: file.ntp.servers.into_iter().map(|one| words::ntp_server(source, one)).collect::<Result<_>>()?,
         authorized_keys: file.ssh.authorized_keys.into_iter().map(|key| words::ssh_key(source, key)).collect::<Result<_>>()?,
         mirror: words::urls(source, file.mirror)?,
         snapshot: words::urls(source, file.snapshot)?,
+        trust: file.trust.into_iter().map(|(archive, files)| (archive, beside(source, files))).collect(),
         options: file.options.into_iter().map(|(name, value)| (name.to_string(), value)).collect(),
         parameters: file.parameters,
         nodes,

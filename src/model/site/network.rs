@@ -21,6 +21,8 @@ pub struct Network {
     pub gateway: Option<Ipv4Addr>,
     /// Maximum transmission unit in bytes.
     pub mtu: Option<u16>,
+    /// Its VLAN tag on the interfaces that carry it; without one it is untagged.
+    pub vlan: Option<u16>,
 }
 
 /// The network of tenants' flat and tagged networks: Neutron's own, in which no node has an address.
@@ -123,12 +125,13 @@ pub(super) fn read(source: &Source<'_>, written: &written::Network) -> Result<(u
         vip: host("vip", &written.vip)?,
         gateway: host("gateway", &written.gateway)?,
         mtu: mtu(source, written.mtu.as_ref())?,
+        vlan: vlan(source, written.vlan.as_ref())?,
     };
     Ok((source.line(&span), network))
 }
 
 /// The provider network as written, checked.
-pub(super) fn provider(source: &Source<'_>, written: written::Provider) -> Result<Provider> {
+pub(super) fn provider(source: &Source<'_>, written: &written::Provider) -> Result<Provider> {
     let tag = |text: &str| text.parse::<u16>().ok().filter(|tag| (1..=4094).contains(tag));
     for range in &written.vlan_ranges {
         let rising = range
@@ -142,17 +145,27 @@ pub(super) fn provider(source: &Source<'_>, written: written::Provider) -> Resul
         }
     }
     Ok(Provider {
-        name: written.name.map_or_else(|| "provider".parse(), Ok)?,
+        name: written.name.clone().map_or_else(|| "provider".parse(), Ok)?,
         mtu: mtu(source, written.mtu.as_ref())?,
-        vlan_ranges: written.vlan_ranges.into_iter().map(Spanned::into_inner).collect(),
+        vlan_ranges: written.vlan_ranges.iter().map(|range| range.get_ref().clone()).collect(),
     })
 }
 
 fn mtu(source: &Source<'_>, written: Option<&Spanned<u16>>) -> Result<Option<u16>> {
     match written {
-        Some(mtu) if !(576..=9216).contains(mtu.get_ref()) => {
-            Err(source.error(&mtu.span(), format!("the mtu {} is out of range", mtu.get_ref())).next("use 576 to 9216"))
+        // What IPv6 needs at least, and what adapters can at most.
+        Some(mtu) if !(1280..=9216).contains(mtu.get_ref()) => {
+            Err(source.error(&mtu.span(), format!("the mtu {} is out of range", mtu.get_ref())).next("use 1280 to 9216"))
         }
         written => Ok(written.map(|mtu| *mtu.get_ref())),
+    }
+}
+
+fn vlan(source: &Source<'_>, written: Option<&Spanned<u16>>) -> Result<Option<u16>> {
+    match written {
+        Some(vlan) if !(1..=4094).contains(vlan.get_ref()) => {
+            Err(source.error(&vlan.span(), format!("{} is no VLAN tag", vlan.get_ref())).next("use 1 to 4094"))
+        }
+        written => Ok(written.map(|vlan| *vlan.get_ref())),
     }
 }

@@ -1,9 +1,10 @@
 //! The site's machines.
 
 use super::fence::{self, Fence};
-use super::{Network, words, written};
+use super::interface::{Asked, Interface};
+use super::{Network, Provider, words, written};
 use crate::base::error::{Error, Result};
-use crate::base::name::{NodeName, Role, Word};
+use crate::base::name::{NodeName, Role};
 use crate::model::{Newlines, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,7 +27,9 @@ pub struct Node {
     /// MAC address of the external interface.
     pub external_mac: Option<String>,
     /// The interface of the provider network, where the node has one: no address is on it.
-    pub provider_interface: Option<Word>,
+    pub provider_interface: Option<String>,
+    /// Its network devices.
+    pub interfaces: Vec<Interface>,
     /// SMBIOS serial number: another way to recognise it.
     pub serial: Option<String>,
     /// Which disk is the system's.
@@ -58,7 +61,13 @@ pub struct DiskHint {
 }
 
 /// Every node, checked against the networks and against each other.
-pub(super) fn read_all(source: &Source<'_>, file: &written::File, management: &Network, external: &Network) -> Result<Vec<Node>> {
+pub(super) fn read_all(
+    source: &Source<'_>,
+    file: &written::File,
+    management: &Network,
+    external: &Network,
+    provider: &Provider,
+) -> Result<Vec<Node>> {
     let mut used = Used { newlines: Newlines::of(source.text), ..Used::default() };
     for (what, address) in [
         ("the management VIP", management.vip),
@@ -73,7 +82,8 @@ pub(super) fn read_all(source: &Source<'_>, file: &written::File, management: &N
     let mut nodes = Vec::with_capacity(file.node.len());
     for entry in &file.node {
         let (memory_mib, cores) = hardware(source, file, entry)?;
-        nodes.push(Node { memory_mib, cores, ..used.node(source, entry, management, external)? });
+        let role = file.interfaces.get(entry.role.get_ref());
+        nodes.push(Node { memory_mib, cores, ..used.node(source, entry, role, (management, external, provider))? });
     }
     let controllers: Vec<&Node> = nodes.iter().filter(|node| node.role == Role::Controller).collect();
     if controllers.len().is_multiple_of(2) {
@@ -129,7 +139,13 @@ struct Used {
 }
 
 impl Used {
-    fn node(&mut self, source: &Source<'_>, written: &written::Node, management: &Network, external: &Network) -> Result<Node> {
+    fn node(
+        &mut self,
+        source: &Source<'_>,
+        written: &written::Node,
+        role: Option<&written::Interfaces>,
+        (management, external, provider): (&Network, &Network, &Provider),
+    ) -> Result<Node> {
         let span = written.name.span();
         let line = self.newlines.line(&span);
         let name: NodeName = written.name.get_ref().parse().map_err(|error: Error| error.at(source.file, line))?;
@@ -138,15 +154,45 @@ impl Used {
                 .error(&span, format!("the name {name} is used twice (first in line {first})"))
                 .next("give each node its own name"));
         }
+        let address = self.address(source, &name, &written.management, "management", management)?;
+        let external_address = match &written.external {
+            Some(value) => Some(self.address(source, &name, value, "external", external)?),
+            None => None,
+        };
+        let mac = self.mac(source, &name, written.mac.as_ref())?;
+        let external_mac = self.mac(source, &name, written.external_mac.as_ref())?;
+        let provider_mac = self.mac(source, &name, written.provider_mac.as_ref())?;
+        let mut member_macs = BTreeMap::new();
+        for member in Asked::bonds(written, role).iter().flat_map(|bond| &bond.members) {
+            if member.get_ref().contains(':') {
+                // A blank machine may be recognised by an adapter that is in a bond later.
+                let known = mac.clone().filter(|mac| mac.eq_ignore_ascii_case(member.get_ref()));
+                let known = if known.is_some() { known } else { self.mac(source, &name, Some(member))? };
+                member_macs.extend(known.map(|mac| (member.get_ref().clone(), mac)));
+            }
+        }
+        let asked = Asked {
+            source,
+            node: written,
+            role,
+            name: &name,
+            mac: mac.as_ref(),
+            external_mac: external_mac.as_ref(),
+            provider_mac: provider_mac.as_ref(),
+            member_macs: &member_macs,
+            management: (management, address),
+            external: (external, external_address),
+            provider,
+        };
+        let interfaces = asked.resolve()?;
+        let provider_interface = interfaces.iter().find(|one| one.network == Some("provider")).map(|one| one.name.clone());
         Ok(Node {
-            management: self.address(source, &name, &written.management, "management", management)?,
-            external: match &written.external {
-                Some(value) => Some(self.address(source, &name, value, "external", external)?),
-                None => None,
-            },
-            mac: self.mac(source, &name, written.mac.as_ref())?,
-            external_mac: self.mac(source, &name, written.external_mac.as_ref())?,
-            provider_interface: written.provider_interface.clone(),
+            management: address,
+            external: external_address,
+            mac,
+            external_mac,
+            provider_interface,
+            interfaces,
             serial: written.serial.as_ref().map(|serial| serial.get_ref().clone()),
             disk: written.disk.clone(),
             memory_mib: 0,

@@ -1,5 +1,6 @@
 //! The file as written: every value still knows where it stands.
 
+use super::interface::{Hash, LacpRate, Mode};
 use super::{DiskHint, Parameters, Role, Word};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ pub(super) struct File {
     pub(super) options: BTreeMap<Word, toml::Value>,
     #[serde(default)]
     pub(super) hardware: BTreeMap<Role, Hardware>,
+    #[serde(default)]
+    pub(super) interfaces: BTreeMap<Role, Interfaces>,
     pub(super) network: Networks,
     #[serde(default)]
     pub(super) dns: Servers,
@@ -24,6 +27,8 @@ pub(super) struct File {
     pub(super) mirror: BTreeMap<Word, Spanned<String>>,
     #[serde(default)]
     pub(super) snapshot: BTreeMap<Word, Spanned<String>>,
+    #[serde(default)]
+    pub(super) trust: BTreeMap<Word, Vec<String>>,
     #[serde(default)]
     pub(super) parameters: BTreeMap<Word, Parameters>,
     #[serde(default)]
@@ -55,6 +60,7 @@ pub(super) struct Network {
     pub(super) vip: Option<Spanned<String>>,
     pub(super) gateway: Option<Spanned<String>>,
     pub(super) mtu: Option<Spanned<u16>>,
+    pub(super) vlan: Option<Spanned<u16>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -89,7 +95,11 @@ pub(super) struct Node {
     pub(super) external: Option<Spanned<String>>,
     pub(super) mac: Option<Spanned<String>>,
     pub(super) external_mac: Option<Spanned<String>>,
-    pub(super) provider_interface: Option<Word>,
+    pub(super) provider_mac: Option<Spanned<String>>,
+    pub(super) management_interface: Option<Spanned<String>>,
+    pub(super) external_interface: Option<Spanned<String>>,
+    pub(super) provider_interface: Option<Spanned<String>>,
+    pub(super) bonds: Option<Vec<Bond>>,
     pub(super) serial: Option<Spanned<String>>,
     pub(super) disk: Option<DiskHint>,
     pub(super) memory: Option<Spanned<String>>,
@@ -102,4 +112,25 @@ pub(super) struct Node {
 pub(super) struct Hardware {
     pub(super) memory: Option<Spanned<String>>,
     pub(super) cores: Option<Spanned<u32>>,
+}
+
+/// What a role's nodes have where they say nothing themselves.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Interfaces {
+    pub(super) management: Option<Spanned<String>>,
+    pub(super) external: Option<Spanned<String>>,
+    pub(super) provider: Option<Spanned<String>>,
+    pub(super) bonds: Option<Vec<Bond>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bond {
+    pub(super) name: Spanned<String>,
+    pub(super) mode: Spanned<Mode>,
+    pub(super) members: Vec<Spanned<String>>,
+    pub(super) lacp_rate: Option<Spanned<LacpRate>>,
+    pub(super) hash: Option<Spanned<Hash>>,
+    pub(super) primary: Option<Spanned<String>>,
 }

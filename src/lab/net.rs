@@ -1,0 +1,85 @@
+//! The lab's cables: a bridge for each network, and a veth from each interface of a node to its bridge.
+//!
+//! Bridges are in the holder's network namespace, which has no other interface: nothing that a node sends leaves it.
+
+use super::machine::Machine;
+use crate::base::error::{Context, Result};
+use crate::base::tool::Tool;
+use std::path::Path;
+
+/// Where `ip netns` keeps the names of namespaces.
+const NAMES: &str = "/run/netns";
+
+/// The namespace of a node, as a path.
+pub fn namespace(node: &str) -> String {
+    format!("{NAMES}/{node}")
+}
+
+/// Makes the bridges that the node's cables need and are not there yet, its namespace, and its cables.
+///
+/// # Errors
+/// `ip` is missing or refuses.
+pub fn plug(machine: &Machine) -> Result<()> {
+    let node = machine.node.as_str();
+    unplug(node)?;
+    let mut lines = Vec::new();
+    for interface in &machine.interfaces {
+        let bridge = &interface.bridge;
+        if !made(bridge)? {
+            lines.push(format!("link add {bridge} type bridge stp_state 0 forward_delay 0"));
+            lines.push(format!("link set {bridge} up"));
+        }
+    }
+    lines.dedup();
+    lines.push(format!("netns add {node}"));
+    for (number, interface) in machine.interfaces.iter().enumerate() {
+        let end = end(machine, number);
+        let mac = interface.mac.as_ref().map(|mac| format!("address {mac} ")).unwrap_or_default();
+        lines.push(format!("link add {end} type veth peer name {} {mac}netns {node}", interface.name));
+        lines.push(format!("link set {end} master {} up", interface.bridge));
+    }
+    ip(&lines).doing(|| format!("plugging the cables of {node}"))
+}
+
+/// Takes a node's namespace away, and with it its cables; one that is not there is well.
+///
+/// # Errors
+/// `ip` is missing or refuses.
+pub fn unplug(node: &str) -> Result<()> {
+    if !Path::new(&namespace(node)).exists() {
+        return Ok(());
+    }
+    ip(&[format!("netns delete {node}")]).doing(|| format!("unplugging {node}"))
+}
+
+/// Lets a node's cables carry nothing, or carry again.
+///
+/// # Errors
+/// `ip` is missing or refuses.
+pub fn carry(machine: &Machine, on: bool) -> Result<()> {
+    let state = if on { "up" } else { "down" };
+    let lines: Vec<String> =
+        (0..machine.interfaces.len()).map(|number| format!("link set {} {state}", end(machine, number))).collect();
+    ip(&lines).doing(|| format!("cutting the cables of {}", machine.node))
+}
+
+/// The bridge's end of a node's cable. Names of interfaces have 15 characters at most.
+fn end(machine: &Machine, number: usize) -> String {
+    format!("lab{}-{number}", machine.place)
+}
+
+fn made(bridge: &str) -> Result<bool> {
+    // The /sys of this mount namespace is that of the network namespace in which it was mounted.
+    Ok(Tool::new("ip")
+        .package("iproute2")
+        .args(["-brief", "link"])
+        .run()?
+        .text()
+        .lines()
+        .any(|line| line.split_whitespace().next() == Some(bridge)))
+}
+
+fn ip(lines: &[String]) -> Result<()> {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    Tool::new("ip").package("iproute2").args(["-batch", "-"]).stdin(text).run().map(|_| ())
+}
