@@ -14,6 +14,14 @@ use std::time::{Duration, Instant};
 /// An emulated boot takes a minute on two quiet cores, the programs of the first steps as long.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Enabled units that systemd has not started and does not call failed either, because something that they require is missing.
+const IDLE: &str = r#"
+for unit in $(find /etc/systemd/system/*.wants -name "*.service" -o -name "*.socket" -o -name "*.timer" | sed "s|.*/||"); do
+    eval "$(systemctl show --property=ActiveState,ConditionResult,Type "$unit")"
+    [ "$ActiveState" != inactive ] || [ "$ConditionResult" = no ] || [ "$Type" = oneshot ] || echo "$unit"
+    unset Type
+done"#;
+
 /// Two emulated machines at once would only take twice as long.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -61,6 +69,8 @@ fn alone(node: &str, expected: &str) {
         (node.name.as_str(), node.role.as_str(), "running")
     );
     assert_eq!(report.failed, Vec::<String>::new());
+
+    assert_eq!(on_node(&machine, IDLE), "", "enabled, not failed, and not running");
 
     let begin = Instant::now();
     let mut found = steps(&machine);

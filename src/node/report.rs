@@ -95,7 +95,15 @@ fn unsettled() -> Result<Vec<String>> {
         }
         std::thread::sleep(Duration::from_secs(1));
     }
-    Ok(starting)
+    // One that is only slow has not been started again.
+    let mut restarted = Vec::new();
+    for unit in starting {
+        let count = Tool::new("systemctl").package("systemd").args(["show", "--property=NRestarts", "--value", &unit]).run()?.text();
+        if count.trim() != "0" {
+            restarted.push(unit);
+        }
+    }
+    Ok(restarted)
 }
 
 fn words(report: &Report) -> String {

@@ -16,28 +16,20 @@
 //! A step of the cluster is applied under a lock that only one node has at a time. What the lock is, an overlay says: a
 //! program that waits for it, runs another program, and gives the lock back when that ends or the node dies.
 
+use super::command::{CHECK, Checked, Outcome, check, command, silent, words_of};
 use super::load;
 use super::status::{self, State, Status, Statuses};
 use crate::base::error::{Error, Result};
-use crate::base::tool::{Ended, Output, Tool};
-use crate::model::step::{Need, Step, StepScope};
+use crate::model::step::{Step, StepScope};
 use crate::node::console;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a `check` may take. A check that hangs is a step that is not done.
-const CHECK: u64 = 60;
-/// How long a peer may take to answer, and how often it is asked.
-const ANSWER: Duration = Duration::from_secs(3);
 /// How long a step rests that says "not yet": it doubles from the first to the last of these while it says the same.
 const RESTS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(20)];
 /// The pause after a failure doubles from the first to the last of these.
 const PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
-
-/// By this exit code a command says that it is not its turn yet: `EX_TEMPFAIL` of sysexits.h.
-pub const NOT_YET: i32 = 75;
 
 /// The program that runs another one under a lock: `cluster-lock NAME PROGRAM ARGS…`.
 const LOCK: &str = "/usr/lib/ostack/cluster-lock";
@@ -53,19 +45,6 @@ struct Board {
     one_at_a_time: Mutex<()>,
     /// Where the states are written.
     file: PathBuf,
-}
-
-/// By these `timeout` says that it had to end the program, or to kill it.
-const OVER: i32 = 124;
-const KILLED: i32 = 137;
-
-/// How a command ended that did not fail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// All is as it should be.
-    Done,
-    /// It waits for something; its own words say for what.
-    NotYet(String),
 }
 
 /// Carries out the steps of the root that this program runs in; does not end while there are any.
@@ -167,76 +146,6 @@ fn attempt(step: &Step) -> Result<Outcome> {
     }
 }
 
-/// What a step's `check` found.
-enum Checked {
-    Done,
-    NotYet(String),
-    /// It is to be applied.
-    Open,
-}
-
-/// Runs a step's `check`.
-///
-/// # Errors
-/// It does not end in time, or not by itself. That says nothing about the step: on a node with more work than time, applying
-/// what is done already would only be more work.
-fn check(step: &Step) -> Result<Checked> {
-    match run_as(step, &step.check, CHECK)? {
-        Ended { code: Some(0), .. } => Ok(Checked::Done),
-        Ended { code: Some(NOT_YET), output, .. } => Ok(Checked::NotYet(last_line(&output))),
-        ended @ Ended { code: None | Some(OVER | KILLED), .. } => Err(failure("check", &ended, CHECK)),
-        Ended { .. } => Ok(Checked::Open),
-    }
-}
-
-/// Runs a command of the step; an exit code that says neither "done" nor "not yet" is a failure.
-fn command(step: &Step, what: &str, words: &[String], seconds: u64) -> Result<Outcome> {
-    let ended = run_as(step, words, seconds)?;
-    match ended.code {
-        Some(0) => Ok(Outcome::Done),
-        Some(NOT_YET) => Ok(Outcome::NotYet(last_line(&ended.output))),
-        _ => Err(failure(what, &ended, seconds)),
-    }
-}
-
-/// Runs a program as the step's user, and ends it and its children when the time is over.
-fn run_as(step: &Step, words: &[String], seconds: u64) -> Result<Ended> {
-    let timeout = Tool::new("timeout").package("coreutils").args(["--kill-after=10".to_string(), seconds.to_string()]);
-    let tool = match step.user.as_str() {
-        "root" => timeout,
-        user => timeout.args(["runuser", "-u", user, "--"]),
-    };
-    tool.args(words).run_to_any_end()
-}
-
-fn last_line(output: &Output) -> String {
-    output.last_words().lines().last().unwrap_or("something that it does not name").to_string()
-}
-
-fn failure(what: &str, ended: &Ended, seconds: u64) -> Error {
-    let said = ended.output.last_words();
-    let how = match ended.code {
-        Some(OVER | KILLED) => format!("took longer than {seconds} s"),
-        _ => format!("failed ({})", ended.status),
-    };
-    Error::new(format!("{what} {how}\n{said}").trim_end())
-}
-
-/// The first of a step's needs that does not answer.
-fn silent(step: &Step) -> Option<&Need> {
-    step.needs.iter().find(|need| !answers(need))
-}
-
-fn words_of(need: &Need) -> String {
-    format!("{} at {}", need.name, need.at)
-}
-
-/// Whether something accepts connections there: one of several is enough.
-fn answers(need: &Need) -> bool {
-    let addresses = need.at.split(',').filter_map(|one| one.trim().to_socket_addrs().ok()).flatten();
-    addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, ANSWER).is_ok())
-}
-
 impl Board {
     fn new(steps: &[Step], file: &Path) -> Result<Self> {
         let status = || Status { state: State::Waiting, since: status::now(), words: String::new(), tries: 0 };
@@ -305,6 +214,7 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::step::Need;
 
     fn step(name: &str, check: &str, apply: &str) -> Step {
         let shell = |text: &str| ["sh", "-c", text].map(str::to_string).to_vec();
@@ -360,6 +270,13 @@ mod tests {
     }
 
     #[test]
+    fn a_step_whose_user_there_is_not_says_so() {
+        let nobodys = Step { user: "no-such-user".into(), ..step("a/b", "true", "true") };
+        let words = "there is no account no-such-user\n  next: give the step a user that the image has, or leave it out";
+        assert_eq!(left_by(&nobodys), (State::Failed, words.to_string(), 0));
+    }
+
+    #[test]
     fn an_apply_that_takes_too_long_is_ended() {
         let slow = Step { timeout: 1, ..step("a/b", "false", "echo copying; sleep 100") };
         assert_eq!(left_by(&slow), (State::Failed, "apply took longer than 1 s\ncopying".to_string(), 1));
@@ -392,15 +309,6 @@ mod tests {
         assert_eq!(left_by(&waiting).0, State::Failed, "it answers, so apply runs");
         drop(listener);
         assert_eq!(left_by(&waiting), (State::Waiting, format!("the database at {at}"), 0));
-    }
-
-    #[test]
-    fn of_several_addresses_one_that_answers_is_enough() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let at = format!("{silent}, {}", listener.local_addr().unwrap());
-        assert!(answers(&Need { name: "a broker".into(), at }));
-        assert!(!answers(&Need { name: "a broker".into(), at: silent.to_string() }));
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! Steps of a living node: `engine` carries them out, `status` says how far they are.
+//! Steps of a living node: `engine` carries them out, `command` runs their programs, `status` says how far they are.
 //!
 //! The image's layers hold the steps (`model::step`); the engine is a service that never ends. What it knows is in
 //! `/run/ostack/steps.json`, written anew at every change.
 
+mod command;
 mod engine;
 mod status;
 
-pub use engine::{NOT_YET, Outcome, apply, run};
+pub use command::{NOT_YET, Outcome};
+pub use engine::{apply, run};
 pub use status::show;
 
 use crate::base::error::{Context, Error, Result};
