@@ -7,11 +7,15 @@ mod harness;
 use harness::{PROGRAM, leftovers};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+/// What is left of one lab on the host must not be taken for another's.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A lab in a folder of its own; it ends with the value.
 struct Lab {
     folder: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Lab {
@@ -24,7 +28,8 @@ impl Lab {
             let output = Command::new(PROGRAM).args(build).stdin(Stdio::null()).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         });
-        Self { folder: tempfile::tempdir().unwrap() }
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        Self { folder: tempfile::tempdir().unwrap(), _turn: turn }
     }
 
     fn path(&self) -> PathBuf {
@@ -80,8 +85,8 @@ fn on_host() -> Vec<String> {
 
 #[test]
 fn a_node_is_its_image_and_its_seed_reaches_its_peers_and_keeps_its_state_over_a_power_cut() {
-    let before = on_host();
     let lab = Lab::new();
+    let before = on_host();
     lab.succeeds(&["up", "controller01", "controller02"]);
     assert_eq!(
         lab.on("controller01", "hostname; ip -4 -o address show mgmt | tr -s ' ' | cut -d' ' -f2-4"),
@@ -121,8 +126,8 @@ fn a_node_is_its_image_and_its_seed_reaches_its_peers_and_keeps_its_state_over_a
 
 #[test]
 fn down_ends_everything_also_when_the_tool_was_killed_while_it_started_a_node() {
-    let before = on_host();
     let lab = Lab::new();
+    let before = on_host();
     let mut tool = Command::new(PROGRAM)
         .arg("-C")
         .arg(env!("CARGO_MANIFEST_DIR"))

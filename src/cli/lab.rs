@@ -8,8 +8,7 @@ use crate::image::manifest;
 use crate::lab::holder::{self, Holder};
 use crate::lab::machine::{Folder, Interface, Machine};
 use crate::lab::{group, inside, outside};
-use crate::model::site::Node;
-use crate::plan::files::FileKind;
+use crate::model::site::{self, Kind, Node};
 use crate::secrets::{Held, draw};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -197,35 +196,21 @@ fn machine(session: &Session, node: &Node) -> Result<Machine> {
         layers: layers.collect::<Result<_>>()?,
         state: image.state.clone(),
         place: session.site.nodes.iter().position(|one| one.name == node.name).unwrap_or_default(),
-        interfaces: interfaces(session, node)?,
+        interfaces: interfaces(node),
     })
 }
 
-/// The node's interfaces. Nobody renames them in a container, so they begin with the names that the node's own .link files
-/// give to their addresses.
-fn interfaces(session: &Session, node: &Node) -> Result<Vec<Interface>> {
-    let files = super::render::node_files(session, node.name.as_str())?;
-    let named = |mac: &str| {
-        files.iter().filter(|(path, _)| path.as_str().ends_with(".link")).find_map(|(_, file)| {
-            let FileKind::Regular(bytes) = &file.kind else { return None };
-            let text = String::from_utf8_lossy(bytes).into_owned();
-            let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::to_string);
-            value("PermanentMACAddress=").filter(|address| address.eq_ignore_ascii_case(mac)).and(value("Name="))
-        })
+/// The node's adapters, with the names that they get from it, because nobody renames them in a container. What carries one
+/// network without a tag hangs on that network's bridge, all else on one that is for tags.
+fn interfaces(node: &Node) -> Vec<Interface> {
+    let cards = node.interfaces.iter().filter(|one| one.kind == Kind::Card);
+    let of = |card: &site::Interface| {
+        let bond = card.bond.as_ref().and_then(|bond| node.interfaces.iter().find(|one| one.name == *bond));
+        let carries = bond.unwrap_or(card);
+        let network = carries.network.filter(|_| carries.tagged.is_empty());
+        Interface { name: card.name.clone(), mac: card.mac.clone(), bridge: network.unwrap_or("tags").to_string() }
     };
-    let mut interfaces = Vec::new();
-    for (mac, bridge) in [(&node.mac, "management"), (&node.external_mac, "external")] {
-        if let Some(mac) = mac {
-            let name = named(mac).ok_or_else(|| {
-                Error::new(format!("no .link file of {} names the interface with the address {mac}", node.name))
-            })?;
-            interfaces.push(Interface { name, mac: Some(mac.clone()), bridge: bridge.to_string() });
-        }
-    }
-    if let Some(name) = &node.provider_interface {
-        interfaces.push(Interface { name: name.to_string(), mac: None, bridge: "provider".to_string() });
-    }
-    Ok(interfaces)
+    cards.map(of).collect()
 }
 
 /// Waits until every node has reported on its console that its boot is over and its services are at rest.

@@ -109,7 +109,7 @@ fn stop(folder: &Folder, machine: &Machine) -> Result<()> {
     let name = machine.node.as_str();
     group::end(&group::of(folder.path(), Some(name))?)?;
     clear(&place(name))?;
-    net::unplug(name)
+    net::unplug(machine)
 }
 
 fn place(node: &str) -> PathBuf {

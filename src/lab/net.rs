@@ -21,16 +21,15 @@ pub fn namespace(node: &str) -> String {
 /// `ip` is missing or refuses.
 pub fn plug(machine: &Machine) -> Result<()> {
     let node = machine.node.as_str();
-    unplug(node)?;
+    unplug(machine)?;
     let mut lines = Vec::new();
     for interface in &machine.interfaces {
         let bridge = &interface.bridge;
-        if !made(bridge)? {
-            lines.push(format!("link add {bridge} type bridge stp_state 0 forward_delay 0"));
-            lines.push(format!("link set {bridge} up"));
+        let add = format!("link add {bridge} type bridge stp_state 0 forward_delay 0");
+        if !made(bridge)? && !lines.contains(&add) {
+            lines.extend([add, format!("link set {bridge} up")]);
         }
     }
-    lines.dedup();
     lines.push(format!("netns add {node}"));
     for (number, interface) in machine.interfaces.iter().enumerate() {
         let end = end(machine, number);
@@ -41,15 +40,22 @@ pub fn plug(machine: &Machine) -> Result<()> {
     ip(&lines).doing(|| format!("plugging the cables of {node}"))
 }
 
-/// Takes a node's namespace away, and with it its cables; one that is not there is well.
+/// Takes a node's namespace and its cables away; what is not there is well.
 ///
 /// # Errors
 /// `ip` is missing or refuses.
-pub fn unplug(node: &str) -> Result<()> {
-    if !Path::new(&namespace(node)).exists() {
-        return Ok(());
+pub fn unplug(machine: &Machine) -> Result<()> {
+    let mut lines = Vec::new();
+    // The kernel takes cables away with the namespace, but when it likes: the names must be free at once.
+    for number in 0..machine.interfaces.len() {
+        if made(&end(machine, number))? {
+            lines.push(format!("link delete {}", end(machine, number)));
+        }
     }
-    ip(&[format!("netns delete {node}")]).doing(|| format!("unplugging {node}"))
+    if Path::new(&namespace(machine.node.as_str())).exists() {
+        lines.push(format!("netns delete {}", machine.node));
+    }
+    ip(&lines).doing(|| format!("unplugging {}", machine.node))
 }
 
 /// Lets a node's cables carry nothing, or carry again.
@@ -68,15 +74,16 @@ fn end(machine: &Machine, number: usize) -> String {
     format!("lab{}-{number}", machine.place)
 }
 
-fn made(bridge: &str) -> Result<bool> {
-    // The /sys of this mount namespace is that of the network namespace in which it was mounted.
+/// Whether there is such an interface.
+fn made(name: &str) -> Result<bool> {
+    // Not by /sys: that of this mount namespace shows the network namespace in which it was mounted.
     Ok(Tool::new("ip")
         .package("iproute2")
         .args(["-brief", "link"])
         .run()?
         .text()
         .lines()
-        .any(|line| line.split_whitespace().next() == Some(bridge)))
+        .any(|line| line.split_whitespace().next().and_then(|word| word.split('@').next()) == Some(name)))
 }
 
 fn ip(lines: &[String]) -> Result<()> {

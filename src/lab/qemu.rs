@@ -6,7 +6,7 @@
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::tool::Tool;
-use crate::model::site::{Node, Site};
+use crate::model::site::{Kind, Node, Site};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -235,16 +235,19 @@ pub fn arguments(spec: &Spec, site: &Site, node: Option<&Node>, folder: &Path) -
 
 fn networks(args: &mut Vec<String>, spec: &Spec, site: &Site, node: Option<&Node>) {
     let Some(node) = node else { return };
-    let networks = [
-        ("management", &site.management, Some(node.management), &node.mac),
-        ("external", &site.external, node.external, &node.external_mac),
-    ];
-    for (id, network, address, mac) in networks {
-        let (Some(address), Some(mac)) = (address, mac) else { continue };
-        let mut netdev = format!("user,id={id},restrict=on,net={}", network.subnet);
-        if let (Some(port), "management") = (spec.ssh_port, id) {
-            netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{port}-{address}:22"));
-        }
+    for (number, adapter) in node.interfaces.iter().filter(|one| one.kind == Kind::Card).enumerate() {
+        // One that nobody could recognise is of no use.
+        let Some(mac) = &adapter.mac else { continue };
+        let id = format!("net{number}");
+        let netdev = match (adapter.network, adapter.address) {
+            (Some("management"), Some(address)) => {
+                let forward = spec.ssh_port.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-{address}:22"));
+                format!("user,id={id},restrict=on,net={}{}", site.management.subnet, forward.unwrap_or_default())
+            }
+            (Some("external"), Some(_)) => format!("user,id={id},restrict=on,net={}", site.external.subnet),
+            // A cable that ends at a hub of its own.
+            _ => format!("hubport,id={id},hubid={number}"),
+        };
         args.extend([
             "-netdev".to_string(),
             netdev,

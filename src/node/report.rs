@@ -98,7 +98,8 @@ fn unsettled() -> Result<Vec<String>> {
     // One that is only slow has not been started again.
     let mut restarted = Vec::new();
     for unit in starting {
-        let count = Tool::new("systemctl").package("systemd").args(["show", "--property=NRestarts", "--value", &unit]).run()?.text();
+        let count =
+            Tool::new("systemctl").package("systemd").args(["show", "--property=NRestarts", "--value", &unit]).run()?.text();
         if count.trim() != "0" {
             restarted.push(unit);
         }
