@@ -17,9 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Enabled units that systemd has not started and does not call failed either, because something that they require is missing.
 const IDLE: &str = r#"
 for unit in $(find /etc/systemd/system/*.wants -name "*.service" -o -name "*.socket" -o -name "*.timer" | sed "s|.*/||"); do
-    eval "$(systemctl show --property=ActiveState,ConditionResult,Type "$unit")"
-    [ "$ActiveState" != inactive ] || [ "$ConditionResult" = no ] || [ "$Type" = oneshot ] || echo "$unit"
-    unset Type
+    eval "$(systemctl show --property=ActiveState,ConditionResult,Type,ExecMainStartTimestampMonotonic "$unit")"
+    # What has run and ended well has done its work.
+    [ "$ActiveState" != inactive ] || [ "$ConditionResult" = no ] || [ "$Type" = oneshot ] ||
+        [ "${ExecMainStartTimestampMonotonic:-0}" != 0 ] || echo "$unit"
+    unset Type ExecMainStartTimestampMonotonic
 done"#;
 
 /// Two emulated machines at once would only take twice as long.
