@@ -110,8 +110,9 @@ fn written(prepared: &Prepared<'_>, entry: &FileEntry, at: usize, values: &Value
 /// The line of a file that the words mean. A path with a number is the best there is; then an option's name.
 fn spot(words: &[String], command: &[String], texts: &BTreeMap<&RelPath, &str>) -> Option<Spot> {
     let named = |path: &RelPath| command.iter().any(|word| word.contains(&path.to_string()));
-    let mut likely: Vec<&RelPath> = texts.keys().copied().collect();
-    likely.sort_by_key(|path| !named(path));
+    // The files that the command names first: a word of the message may be an option of any other.
+    let (given, others): (Vec<&RelPath>, Vec<&RelPath>) = texts.keys().copied().partition(|path| named(path));
+    let likely: Vec<&RelPath> = given.iter().chain(&others).copied().collect();
     let mut file_only = None;
     for line in words {
         if let Some((path, at)) = mentioned(line, texts) {
@@ -131,10 +132,11 @@ fn spot(words: &[String], command: &[String], texts: &BTreeMap<&RelPath, &str>) 
         return Some(Spot { line: at, ..spot });
     }
     for line in words {
-        for name in names(line) {
-            for path in &likely {
-                if let Some(at) = line_of(texts[*path], &name) {
-                    return Some(Spot { path: (*path).clone(), line: Some(at) });
+        let names = names(line);
+        for paths in [&given, &others] {
+            for (name, path) in names.iter().flat_map(|name| paths.iter().map(move |path| (name, *path))) {
+                if let Some(at) = line_of(texts[path], name) {
+                    return Some(Spot { path: path.clone(), line: Some(at) });
                 }
             }
         }
