@@ -153,25 +153,7 @@ impl Tool {
     /// # Errors
     /// The program is missing or `log` cannot be written.
     pub fn start(self, log: &Path) -> Result<duct::Handle> {
-        let package = self.package;
-        let program = self.program.clone();
-        self.expression()
-            .stderr_to_stdout()
-            .stdout_path(log)
-            .unchecked()
-            .before_spawn(|command| {
-                use std::os::unix::process::CommandExt;
-                // SAFETY: one system call, allowed between fork and exec.
-                unsafe {
-                    command.pre_exec(|| {
-                        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-                        Ok(())
-                    });
-                }
-                Ok(())
-            })
-            .start()
-            .map_err(|error| missing(&program, package, &error))
+        self.spawn(log, || Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?))
     }
 
     /// Starts the program in a session of its own, with its output going to `log`, and leaves it: whoever made the PID
@@ -180,23 +162,22 @@ impl Tool {
     /// # Errors
     /// The program is missing or `log` cannot be written.
     pub fn launch(self, log: &Path) -> Result<()> {
+        self.spawn(log, || Ok(rustix::process::setsid().map(|_| ())?)).map(|_| ())
+    }
+
+    /// Starts the program; `first` is one system call that its process makes before.
+    fn spawn(self, log: &Path, first: fn() -> std::io::Result<()>) -> Result<duct::Handle> {
         let package = self.package;
         let program = self.program.clone();
-        self.expression()
-            .stderr_to_stdout()
-            .stdout_path(log)
-            .unchecked()
-            .before_spawn(|command| {
-                use std::os::unix::process::CommandExt;
-                // SAFETY: one system call, allowed between fork and exec.
-                unsafe {
-                    command.pre_exec(|| Ok(rustix::process::setsid().map(|_| ())?));
-                }
-                Ok(())
-            })
-            .start()
-            .map(|_| ())
-            .map_err(|error| missing(&program, package, &error))
+        let prepared = self.expression().stderr_to_stdout().stdout_path(log).unchecked().before_spawn(move |command| {
+            use std::os::unix::process::CommandExt;
+            // SAFETY: one system call, allowed between fork and exec.
+            unsafe {
+                command.pre_exec(first);
+            }
+            Ok(())
+        });
+        prepared.start().map_err(|error| missing(&program, package, &error))
     }
 
     /// Runs to the end on the caller's terminal; gives the exit code.
