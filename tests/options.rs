@@ -13,6 +13,7 @@ const CASES: &str = r#"
 tls = false | epoxy-debian13 | controller01 | /root/.admin-openrc | export OS_AUTH_URL | export OS_AUTH_URL=https://172.16.181.30:5000/v3 | export OS_AUTH_URL=http://172.16.181.30:5000/v3
 tls = false | train-centos7 | controller01 | /etc/haproxy/haproxy.cfg | bind 172.16.181.30:5000 | bind 172.16.181.30:5000 ssl crt /etc/haproxy/tls/vip.pem | bind 172.16.181.30:5000
 internal_tls = false | epoxy-debian13 | controller01 | /etc/default/etcd | ETCD_LISTEN_PEER_URLS | ETCD_LISTEN_PEER_URLS=https://172.16.181.31:2380 | ETCD_LISTEN_PEER_URLS=http://172.16.181.31:2380
+internal_tls = false | epoxy-debian13 | controller01 | /etc/default/keystone | DAEMON_ARGS= | DAEMON_ARGS="--https-socket 172.16.181.31:5000,/etc/keystone/tls/node.pem,/etc/keystone/tls/node.key --ini /etc/keystone/keystone-uwsgi.ini" | DAEMON_ARGS="--http-socket 172.16.181.31:5000 --ini /etc/keystone/keystone-uwsgi.ini"
 internal_tls = false | train-centos7 | controller01 | /etc/haproxy/haproxy.cfg | server controller01 172.16.181.31:567 | server controller01 172.16.181.31:5671 check inter 10s rise 2 fall 5 | server controller01 172.16.181.31:5672 check inter 10s rise 2 fall 5
 firewall = false | epoxy-debian13 | compute01 | /etc/nftables.conf | chain | chain input {; chain forward { | -
 firewall = false | train-centos7 | compute01 | /etc/sysconfig/nftables.conf | chain | chain input { | -
