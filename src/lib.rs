@@ -10,7 +10,7 @@
 //! - `lock`, `store` — exact packages and where they come from; content-addressed blobs and step results
 //! - `secrets` — drawing what overlays declare, one encrypted file
 //! - `plan` — the pure function from inputs to steps and digests; rendering
-//! - `node` — what runs on a node: the initrd's init, the boot report
+//! - `node` — what runs on a node: the initrd's init, the boot report, the engine of steps
 //! - `model` — site, recipe, overlay, release as checked values
 //! - `base` — errors, digests, names, paths, files, processes
 

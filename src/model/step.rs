@@ -38,6 +38,9 @@ pub struct StepEntry {
     /// Seconds until a step that is done is checked again; by default 30 on a node, 3600 for the cluster's, whose checks ask
     /// services.
     pub again: Option<u64>,
+    /// Whether the node is not ready before this step is done: whoever sends work to the node's services then passes it over.
+    #[serde(default)]
+    pub ready: bool,
     /// Only in this release.
     pub release: Option<Word>,
     /// Only where this tera expression is true.
@@ -86,6 +89,9 @@ pub struct Step {
     pub timeout: u64,
     /// Seconds until it is checked again once it is done.
     pub again: u64,
+    /// Whether the node is not ready before it is done. Not written where it is false, so that layers stay as they were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ready: bool,
 }
 
 fn root() -> String {

@@ -36,6 +36,7 @@ pub fn of_overlay(overlay: &LoadedOverlay, release: &Word, values: &Values) -> R
                 StepScope::Node => 30,
                 StepScope::Cluster => 3600,
             }),
+            ready: entry.ready,
         });
     }
     Ok(steps)

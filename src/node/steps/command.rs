@@ -62,9 +62,20 @@ pub(super) fn command(step: &Step, what: &str, words: &[String], seconds: u64) -
     }
 }
 
+/// Runs a program that is no step's; any exit code but 0 is a failure, and its name says what failed.
+pub(super) fn program(path: &Path, arg: &str, seconds: u64) -> Result<()> {
+    let ended = within(seconds).arg(path).arg(arg).run_to_any_end()?;
+    if ended.code == Some(0) { Ok(()) } else { Err(failure(&format!("{} {arg}", path.display()), &ended, seconds)) }
+}
+
+/// What ends a program and its children when the time is over.
+fn within(seconds: u64) -> Tool {
+    Tool::new("timeout").package("coreutils").args(["--kill-after=10".to_string(), seconds.to_string()])
+}
+
 /// Runs a program as the step's user, and ends it and its children when the time is over.
 fn run_as(step: &Step, words: &[String], seconds: u64) -> Result<Ended> {
-    let timeout = Tool::new("timeout").package("coreutils").args(["--kill-after=10".to_string(), seconds.to_string()]);
+    let timeout = within(seconds);
     let tool = match step.user.as_str() {
         "root" => timeout,
         // Not runuser or su: each check would be a login session, with a user manager of systemd's.

@@ -10,20 +10,22 @@
 //!    └── "not yet", says a command by its exit code 75
 //! ```
 //!
+//! A step that is done stays so until its own `check` says otherwise: also while a step before it is not, and when the engine
+//! was started anew.
+//!
 //! Waiting costs next to nothing and is no failure, however long it lasts. While what a step needs does not answer, its
 //! `check` does not run.
 //!
 //! A step of the cluster is applied under a lock that only one node has at a time. What the lock is, an overlay says: a
 //! program that waits for it, runs another program, and gives the lock back when that ends or the node dies.
 
+use super::board::Board;
 use super::command::{CHECK, Checked, Outcome, check, command, silent, words_of};
-use super::load;
-use super::status::{self, State, Status, Statuses};
+use super::status::{self, State};
+use super::{load, ready};
 use crate::base::error::{Error, Result};
 use crate::model::step::{Step, StepScope};
-use crate::node::console;
-use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a step rests that says "not yet": it doubles from the first to the last of these while it says the same.
@@ -36,18 +38,7 @@ const LOCK: &str = "/usr/lib/ostack/cluster-lock";
 /// Where a node has this program.
 const SELF: &str = "/usr/lib/ostack/ostack-node";
 
-/// All steps' states, and a bell that rings when one changes.
-struct Board {
-    statuses: Mutex<Statuses>,
-    changed: Condvar,
-    /// Held while a step of the cluster is checked. Their checks ask services, each by a program that takes seconds to load:
-    /// all at once, on every node, they would keep those services from answering.
-    one_at_a_time: Mutex<()>,
-    /// Where the states are written.
-    file: PathBuf,
-}
-
-/// Carries out the steps of the root that this program runs in; does not end while there are any.
+/// Carries out the steps of the root that this program runs in, and tells whether the node is ready. Does not end.
 ///
 /// # Errors
 /// The steps cannot be read.
@@ -58,6 +49,7 @@ pub fn run() -> Result<()> {
         for step in &steps {
             scope.spawn(|| keep(step, &board));
         }
+        scope.spawn(|| ready::keep_telling(&board, Path::new(ready::FOLDER)));
     });
     Ok(())
 }
@@ -68,9 +60,12 @@ fn keep(step: &Step, board: &Board) {
     let mut rest = RESTS[0];
     let mut said = String::new();
     loop {
-        board.wait_for(&step.after, &step.name);
+        // What is done is so until its own check says otherwise, whatever has become of the steps before it.
+        if !board.is_done(&step.name) {
+            board.wait_for(&step.after, &step.name);
+        }
         let state = turn(step, board);
-        let says = board.lock().get(&step.name).map(|status| status.words.clone()).unwrap_or_default();
+        let says = board.words(&step.name);
         rest = if says == said { (rest * 2).min(RESTS[1]) } else { RESTS[0] };
         said = says;
         match state {
@@ -92,13 +87,16 @@ fn keep(step: &Step, board: &Board) {
     }
 }
 
-/// What can be done now about a step whose predecessors are done; gives how it stands then.
+/// What can be done now about a step that was done, or whose predecessors are; gives how it stands then.
 fn turn(step: &Step, board: &Board) -> State {
     match board.check(step) {
         Ok(Checked::Done) => return board.set(&step.name, State::Done, String::new()),
         Ok(Checked::NotYet(words)) => return board.set(&step.name, State::Waiting, words),
         Ok(Checked::Open) => {}
         Err(error) => return board.set(&step.name, State::Failed, error.to_string()),
+    }
+    if let Some(before) = board.open(&step.after) {
+        return board.set(&step.name, State::Waiting, before);
     }
     if let Some(need) = silent(step) {
         return board.set(&step.name, State::Waiting, words_of(need));
@@ -146,91 +144,12 @@ fn attempt(step: &Step) -> Result<Outcome> {
     }
 }
 
-impl Board {
-    fn new(steps: &[Step], file: &Path) -> Result<Self> {
-        let status = || Status { state: State::Waiting, since: status::now(), words: String::new(), tries: 0 };
-        let statuses: Statuses = steps.iter().map(|step| (step.name.clone(), status())).collect();
-        status::write(file, &statuses)?;
-        Ok(Self {
-            statuses: Mutex::new(statuses),
-            changed: Condvar::new(),
-            one_at_a_time: Mutex::new(()),
-            file: file.to_path_buf(),
-        })
-    }
-
-    fn check(&self, step: &Step) -> Result<Checked> {
-        let turn = || self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
-        let _turn = (step.scope == StepScope::Cluster).then(turn);
-        check(step)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Statuses> {
-        // A thread that died leaves whole states behind: each is set in one piece.
-        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Comes back when all of `before` that there are have been done.
-    fn wait_for(&self, before: &[String], name: &str) {
-        let mut statuses = self.lock();
-        loop {
-            let open = |one: &&String| statuses.get(*one).is_some_and(|status| status.state != State::Done);
-            let open: Vec<&str> = before.iter().filter(open).map(String::as_str).collect();
-            if open.is_empty() {
-                return;
-            }
-            let words = open.join(", ");
-            self.change(&mut statuses, name, State::Waiting, words);
-            statuses = self.changed.wait(statuses).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn set(&self, name: &str, state: State, words: String) -> State {
-        self.change(&mut self.lock(), name, state, words);
-        self.changed.notify_all();
-        state
-    }
-
-    /// Changes one state, writes all of them, and says it to the journal.
-    fn change(&self, statuses: &mut Statuses, name: &str, state: State, words: String) {
-        let Some(status) = statuses.get_mut(name).filter(|status| status.state != state || status.words != words) else { return };
-        if status.state != state {
-            status.since = status::now();
-        }
-        match state {
-            // Who waits has not failed.
-            State::Done | State::Waiting => status.tries = 0,
-            State::Running => status.tries += 1,
-            State::Failed => {}
-        }
-        (status.state, status.words) = (state, words);
-        console::print(format!("{name}: {} {}", state.as_str(), status.words).trim_end());
-        if let Err(error) = status::write(&self.file, statuses) {
-            console::error(&error.to_string());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::step::Need;
-
-    fn step(name: &str, check: &str, apply: &str) -> Step {
-        let shell = |text: &str| ["sh", "-c", text].map(str::to_string).to_vec();
-        let (user, timeout, again) = ("root".to_string(), 10, 30);
-        Step {
-            name: name.into(),
-            scope: StepScope::Node,
-            after: Vec::new(),
-            needs: Vec::new(),
-            check: shell(check),
-            apply: shell(apply),
-            user,
-            timeout,
-            again,
-        }
-    }
+    use crate::node::steps::status::Statuses;
+    use crate::node::steps::tests::step;
 
     /// Lets one step have its turn; gives the state and the words that it leaves in the file.
     fn left_by(step: &Step) -> (State, String, u32) {
@@ -312,17 +231,15 @@ mod tests {
     }
 
     #[test]
-    fn a_step_waits_for_those_before_it_by_name() {
+    fn a_step_that_was_done_waits_for_those_before_it_only_when_its_own_check_says_that_it_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let second = Step { after: vec!["a/first".into(), "other/absent".into()], ..step("a/second", "true", "true") };
-        let board = Board::new(&[step("a/first", "true", "true"), second.clone()], &folder.path().join("steps.json")).unwrap();
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| board.wait_for(&second.after, &second.name));
-            while board.lock()["a/second"].words != "a/first" {
-                std::thread::yield_now();
-            }
-            board.set("a/first", State::Done, String::new());
-            waiting.join().unwrap();
-        });
+        let mark = folder.path().join("mark");
+        std::fs::write(&mark, "").unwrap();
+        let second = Step { after: vec!["a/first".into()], ..step("a/second", &format!("test -e {}", mark.display()), "exit 9") };
+        let steps = [step("a/first", "false", "true"), second.clone()];
+        let board = Board::new(&steps, &folder.path().join("steps.json")).unwrap();
+        assert_eq!((turn(&second, &board), board.words("a/second")), (State::Done, String::new()));
+        std::fs::remove_file(&mark).unwrap();
+        assert_eq!((turn(&second, &board), board.words("a/second")), (State::Waiting, "a/first".to_string()));
     }
 }

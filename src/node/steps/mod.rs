@@ -1,10 +1,13 @@
-//! Steps of a living node: `engine` carries them out, `command` runs their programs, `status` says how far they are.
+//! Steps of a living node: `engine` carries them out, `command` runs their programs, `board` has how far they are, `status`
+//! shows it, `ready` tells whether the node is ready.
 //!
 //! The image's layers hold the steps (`model::step`); the engine is a service that never ends. What it knows is in
 //! `/run/ostack/steps.json`, written anew at every change.
 
+mod board;
 mod command;
 mod engine;
+mod ready;
 mod status;
 
 pub use command::{NOT_YET, Outcome};
@@ -34,4 +37,27 @@ fn load(root: &Path) -> Result<Vec<Step>> {
     }
     steps.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::step::StepScope;
+
+    /// A step whose programs are lines of a shell.
+    pub(super) fn step(name: &str, check: &str, apply: &str) -> Step {
+        let shell = |text: &str| ["sh", "-c", text].map(str::to_string).to_vec();
+        Step {
+            name: name.into(),
+            scope: StepScope::Node,
+            after: Vec::new(),
+            needs: Vec::new(),
+            check: shell(check),
+            apply: shell(apply),
+            user: "root".to_string(),
+            timeout: 10,
+            again: 30,
+            ready: false,
+        }
+    }
 }

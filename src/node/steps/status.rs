@@ -3,6 +3,7 @@
 use crate::base::error::{Error, Result};
 use crate::base::fs;
 use crate::node::console;
+use crate::node::steps::{load, ready};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,6 +52,19 @@ pub struct Status {
     pub tries: u32,
 }
 
+impl Status {
+    /// What the step does in one line: `waiting for the database; no answer`.
+    pub fn line(&self) -> String {
+        let words = self.words.lines().collect::<Vec<_>>().join("; ");
+        match (self.state, words.as_str()) {
+            // Its turn has not come yet.
+            (State::Waiting, "") => "waiting".to_string(),
+            (state, "") => state.as_str().to_string(),
+            (state, words) => format!("{} {words}", state.as_str()),
+        }
+    }
+}
+
 /// Every step's state by name.
 pub type Statuses = BTreeMap<String, Status>;
 
@@ -59,28 +73,44 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
 }
 
+/// The states for programs: what the file has.
+///
+/// # Errors
+/// None in practice: names and numbers can always be written.
+pub fn json(statuses: &Statuses) -> Result<String> {
+    let text = serde_json::to_string_pretty(statuses).map_err(|error| Error::new(error).doing("writing the steps' states"))?;
+    Ok(text + "\n")
+}
+
 /// Replaces the file.
 ///
 /// # Errors
 /// It cannot be written.
 pub fn write(file: &Path, statuses: &Statuses) -> Result<()> {
-    let text = serde_json::to_string_pretty(statuses).map_err(|error| Error::new(error).doing("writing the steps' states"))?;
-    fs::write_atomic(file, format!("{text}\n").as_bytes())
+    fs::write_atomic(file, json(statuses)?.as_bytes())
 }
 
-/// Prints the states: the file as it is, or a table.
+/// Reads the file.
+///
+/// # Errors
+/// There is none, or it is no list of states.
+pub fn read(file: &Path) -> Result<Statuses> {
+    serde_json::from_str(&fs::read_text(file)?).map_err(|error| Error::new(error).at(file, None))
+}
+
+/// Prints the states: the file as it is, or a table that ends with whether the node is ready.
 ///
 /// # Errors
 /// The engine has not written any yet.
 pub fn show(json: bool) -> Result<()> {
     fs::must_exist(Path::new(FILE), "the steps' state", "see whether ostack-steps.service runs")?;
-    let text = fs::read_text(Path::new(FILE))?;
     if json {
-        console::print(text.trim_end());
+        console::print(fs::read_text(Path::new(FILE))?.trim_end());
         return Ok(());
     }
-    let statuses: Statuses = serde_json::from_str(&text).map_err(|error| Error::new(error).at(FILE, None))?;
-    console::print(&table(&statuses, now()));
+    let statuses = read(Path::new(FILE))?;
+    let lacking = ready::lacking(&ready::steps(&load(Path::new("/"))?), &statuses);
+    console::print(&format!("{}{}", table(&statuses, now()), ready::sentence(&lacking)));
     Ok(())
 }
 
@@ -88,14 +118,9 @@ fn table(statuses: &Statuses, now: u64) -> String {
     let width = statuses.keys().map(String::len).max().unwrap_or(0);
     let line = |(name, status): (&String, &Status)| {
         let passed = format!("{} s", now.saturating_sub(status.since));
-        let text = format!(
-            "{name:width$}  {passed:>8}  {} {}",
-            status.state.as_str(),
-            status.words.lines().collect::<Vec<_>>().join("; ")
-        );
-        text.trim_end().to_string()
+        format!("{name:width$}  {passed:>8}  {}\n", status.line())
     };
-    statuses.iter().map(line).collect::<Vec<_>>().join("\n")
+    statuses.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -114,7 +139,7 @@ mod tests {
             table(&statuses, 100),
             "etcd/start           0 s  done\n\
              keystone/start      60 s  waiting for the database at 172.16.181.30:3306\n\
-             nova/db              1 s  failed nova-manage ended with 1; no such table"
+             nova/db              1 s  failed nova-manage ended with 1; no such table\n"
         );
     }
 }
