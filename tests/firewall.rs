@@ -146,6 +146,7 @@ fn a_port_is_open_to_those_that_its_overlay_names_and_to_nobody_else() {
          tcp node:5000: controller02\n\
          tcp vip:5000: controller02, compute01, a printer, a user\n\
          tcp node:8080: nobody\n\
+         tcp node:9290: controller02, compute01, a printer\n\
          udp node:123: controller02, compute01, a printer\n\
          udp node:5405: controller02\n\
          udp node:4789: nobody\n",

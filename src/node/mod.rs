@@ -32,7 +32,7 @@ const SELF: &str = "/proc/self/exe";
 /// The program's entry: `args` begin with the program's name. Gives the exit code.
 ///
 /// As pid 1 it boots. As `modprobe` it serves the kernel's requests. Else: `report`; `activate`, which puts secrets into files
-/// again; `steps`, the engine; `apply STEP`; `status [--json]`, how far it is; or `in ROOT PROGRAM ARGS…`,
+/// again; `steps [--listen ADDRESS:PORT]`, the engine; `apply STEP`; `status [--json]`, how far it is; or `in ROOT PROGRAM ARGS…`,
 /// which runs a program inside a root.
 pub fn main(args: &[OsString]) -> i32 {
     let words: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -44,7 +44,8 @@ pub fn main(args: &[OsString]) -> i32 {
         [_, rest @ ..] if name == "modprobe" => modules::modprobe(rest),
         [_, "report"] => report::run(),
         [_, "activate"] => activate::run(),
-        [_, "steps"] => steps::run(),
+        [_, "steps"] => steps::run(None),
+        [_, "steps", "--listen", at] => steps::run(Some(at)),
         [_, "status"] => steps::show(false),
         [_, "status", "--json"] => steps::show(true),
         [_, "in", root, program, rest @ ..] => enter(Path::new(root), program, rest),

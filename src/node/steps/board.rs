@@ -68,8 +68,12 @@ impl Board {
         self.lock().get(name).map(|status| status.words.clone()).unwrap_or_default()
     }
 
+    /// The states for programs.
+    pub(super) fn json(&self) -> Result<String> {
+        status::json(&self.lock())
+    }
+
     /// What the node lacks to be ready, a line for each step; empty when it is ready.
-    #[cfg(test)]
     pub(super) fn lacking(&self) -> Vec<String> {
         ready::lacking(&self.ready, &self.lock())
     }

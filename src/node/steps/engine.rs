@@ -22,9 +22,11 @@
 use super::board::Board;
 use super::command::{CHECK, Checked, Outcome, check, command, silent, words_of};
 use super::status::{self, State};
-use super::{load, ready};
+use super::{listen, load, ready};
 use crate::base::error::{Error, Result};
+use crate::base::fs;
 use crate::model::step::{Step, StepScope};
+use crate::node::console;
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,11 +40,13 @@ const LOCK: &str = "/usr/lib/ostack/cluster-lock";
 /// Where a node has this program.
 const SELF: &str = "/usr/lib/ostack/ostack-node";
 
-/// Carries out the steps of the root that this program runs in, and tells whether the node is ready. Does not end.
+/// Carries out the steps of the root that this program runs in, tells whether the node is ready, and answers at `listen`
+/// (`ADDRESS:PORT`). Does not end.
 ///
 /// # Errors
-/// The steps cannot be read.
-pub fn run() -> Result<()> {
+/// The steps cannot be read, or `listen` is no address.
+pub fn run(listen: Option<&str>) -> Result<()> {
+    let listen = listen.map(listen::address).transpose()?;
     let steps = load(Path::new("/"))?;
     let board = Board::new(&steps, Path::new(status::FILE))?;
     std::thread::scope(|scope| {
@@ -50,6 +54,14 @@ pub fn run() -> Result<()> {
             scope.spawn(|| keep(step, &board));
         }
         scope.spawn(|| ready::keep_telling(&board, Path::new(ready::FOLDER)));
+        if let Some(address) = listen {
+            // Scripts write there without asking whether they are the first.
+            if let Err(error) = fs::create_dir_all(Path::new(listen::FACTS)) {
+                console::error(&error.to_string());
+            }
+            let board = &board;
+            scope.spawn(move || listen::serve(address, board, Path::new(listen::FACTS)));
+        }
     });
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Steps of a living node: `engine` carries them out, `command` runs their programs, `board` has how far they are, `status`
-//! shows it, `ready` tells whether the node is ready.
+//! shows it, `ready` tells whether the node is ready, `listen` says all of it over HTTP.
 //!
 //! The image's layers hold the steps (`model::step`); the engine is a service that never ends. What it knows is in
 //! `/run/ostack/steps.json`, written anew at every change.
@@ -7,6 +7,7 @@
 mod board;
 mod command;
 mod engine;
+mod listen;
 mod ready;
 mod status;
 
