@@ -85,7 +85,13 @@ impl Cloud {
 
     /// What a shell script of this machine says in a node's network.
     pub fn via(&self, node: &str, script: &str) -> Result<String, String> {
-        self.lab(&["via", node, "--", "sh", "-c", script])
+        output(self.command_via(node, script).stdin(Stdio::null()))
+    }
+
+    /// A shell script of this machine in a node's network, not started yet.
+    pub fn command_via(&self, node: &str, script: &str) -> Command {
+        let folder = self.folder.join("lab");
+        self.command(&["lab", "--lab", folder.to_str().unwrap(), "via", node, "--", "sh", "-c", script])
     }
 
     /// What the OpenStack client says on the first controller, as JSON.

@@ -10,9 +10,11 @@
 #![allow(dead_code, reason = "each test file uses its part of the harness")]
 
 pub mod cloud;
+pub mod faults;
 pub mod guest;
 pub mod guide;
 pub mod leftovers;
+pub mod probe;
 pub mod role;
 pub mod rpm;
 pub mod store;
