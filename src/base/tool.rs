@@ -165,6 +165,17 @@ impl Tool {
         self.spawn(log, || Ok(rustix::process::setsid().map(|_| ())?)).map(|_| ())
     }
 
+    /// Like [`Self::launch`], with no output, and with an open file as standard input, which stays open as long as the program
+    /// lives.
+    ///
+    /// # Errors
+    /// The program is missing.
+    pub fn launch_holding(self, file: std::fs::File) -> Result<()> {
+        let (package, program) = (self.package, self.program.clone());
+        let quiet = duct::cmd(self.program, self.args).stdin_file(file).stdout_null().stderr_null().unchecked();
+        quiet.start().map(|_| ()).map_err(|error| missing(&program, package, &error))
+    }
+
     /// Starts the program; `first` is one system call that its process makes before.
     fn spawn(self, log: &Path, first: fn() -> std::io::Result<()>) -> Result<duct::Handle> {
         let package = self.package;

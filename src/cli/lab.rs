@@ -4,10 +4,12 @@ use super::session::{Session, store_folder};
 use super::{Global, print_json, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::base::tool::Tool;
 use crate::image::manifest;
 use crate::lab::holder::{self, Holder};
-use crate::lab::machine::{Folder, Interface, Machine};
+use crate::lab::machine::{Disk, Folder, Interface, Machine};
 use crate::lab::{group, inside, outside};
+use crate::model::disk;
 use crate::model::site::{self, Kind, Node};
 use crate::secrets::{Held, draw};
 use clap::{Args, Subcommand};
@@ -32,6 +34,9 @@ enum Verb {
     Up {
         /// Nodes to start
         nodes: Vec<String>,
+        /// Give a node another disk: NODE:/dev/NAME:SIZE, such as storage01:/dev/disk/by-id/a:10G
+        #[arg(long = "disk", value_name = "NODE:PATH:SIZE")]
+        disks: Vec<Extra>,
         /// How many seconds a node may take
         #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         timeout: u64,
@@ -43,6 +48,14 @@ enum Verb {
     /// Run a command in a node
     Exec {
         /// Node to run it in
+        node: String,
+        /// Command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Run a command of this machine in a node's network: a browser, a client
+    Via {
+        /// Node whose network it gets
         node: String,
         /// Command and its arguments
         #[arg(last = true, required = true)]
@@ -96,6 +109,29 @@ enum Verb {
     },
 }
 
+/// A disk of a node, as the command line says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Extra {
+    node: String,
+    disk: Disk,
+}
+
+impl std::str::FromStr for Extra {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let parts: Vec<&str> = text.split(':').collect();
+        // Names by the path of a PCI device have colons.
+        let (Some(node), Some(size)) = (parts.first(), parts.last()) else { return Err("it is empty".to_string()) };
+        let path = parts[1..parts.len().max(2) - 1].join(":");
+        if !path.starts_with("/dev/") || path.split('/').any(|part| part == "..") {
+            return Err("write NODE:PATH:SIZE with a PATH below /dev".to_string());
+        }
+        let bytes = disk::bytes(size).map_err(|error| error.to_string())?;
+        Ok(Self { node: (*node).to_string(), disk: Disk { path: path.into(), bytes } })
+    }
+}
+
 pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let session = Session::open(global)?;
     let folder = match &options.lab {
@@ -104,17 +140,21 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     };
     let folder = Folder::new(&folder)?;
     match &options.verb {
-        Verb::Up { nodes, timeout, secrets } => {
+        Verb::Up { nodes, disks, timeout, secrets } => {
             session.warn();
             let nodes: Vec<&Node> = match nodes.is_empty() {
                 true => session.site.nodes.iter().collect(),
                 false => nodes.iter().map(|name| session.site.node(name)).collect::<Result<_>>()?,
             };
-            up(&session, &folder, &nodes, secrets, Duration::from_secs(*timeout))?;
+            for extra in disks {
+                session.site.node(&extra.node)?;
+            }
+            up(&session, &folder, &nodes, disks, secrets, Duration::from_secs(*timeout))?;
             status(global, &folder)
         }
         Verb::Status => status(global, &folder),
-        Verb::Exec { node, command } => exec(&folder, node, command),
+        Verb::Exec { node, command } => exec(&folder, node, command, outside::program),
+        Verb::Via { node, command } => exec(&folder, node, command, outside::in_network),
         Verb::Kill { nodes } => each(&folder, nodes, "stop"),
         Verb::Start { nodes, timeout } => {
             let holder = Holder::ensure(&folder)?;
@@ -136,16 +176,23 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
             if *wipe_state {
                 fs::remove_tree(&folder.state(&name))?;
             }
-            up(&session, &folder, &[node], secrets, Duration::from_secs(*timeout))
+            up(&session, &folder, &[node], &[], secrets, Duration::from_secs(*timeout))
         }
         Verb::Down { wipe } => down(&folder, *wipe),
     }
 }
 
-fn up(session: &Session, folder: &Folder, nodes: &[&Node], secrets: &unlock::From, patience: Duration) -> Result<()> {
+fn up(
+    session: &Session,
+    folder: &Folder,
+    nodes: &[&Node],
+    disks: &[Extra],
+    secrets: &unlock::From,
+    patience: Duration,
+) -> Result<()> {
     let lock = session.release_lock()?;
     let held = held(session, folder, secrets)?;
-    let machines = nodes.iter().map(|node| machine(session, node)).collect::<Result<Vec<_>>>()?;
+    let machines = nodes.iter().map(|node| machine(session, folder, node, disks)).collect::<Result<Vec<_>>>()?;
     let holder = Holder::ensure(folder)?;
     for (node, machine) in nodes.iter().zip(&machines) {
         let name = node.name.as_str();
@@ -180,9 +227,15 @@ fn held(session: &Session, folder: &Folder, from: &unlock::From) -> Result<Held>
     Ok(held)
 }
 
-/// What a node is: its role's image, and its cables.
-fn machine(session: &Session, node: &Node) -> Result<Machine> {
+/// What a node is: its role's image, its cables, and its disks; those of an earlier start stay.
+fn machine(session: &Session, folder: &Folder, node: &Node, extras: &[Extra]) -> Result<Machine> {
     let store = session.store()?;
+    let mut disks = folder.read(node.name.as_str()).map(|machine| machine.disks).unwrap_or_default();
+    for extra in extras.iter().filter(|extra| extra.node == node.name.as_str()) {
+        if !disks.iter().any(|disk| disk.path == extra.disk.path) {
+            disks.push(extra.disk.clone());
+        }
+    }
     let image = manifest::read(&store, node.role.as_str())?;
     let layers = image.layers.iter().map(|layer| {
         let path = store.path(&layer.blob.digest);
@@ -197,6 +250,7 @@ fn machine(session: &Session, node: &Node) -> Result<Machine> {
         state: image.state.clone(),
         place: session.site.nodes.iter().position(|one| one.name == node.name).unwrap_or_default(),
         interfaces: interfaces(node),
+        disks,
     })
 }
 
@@ -295,10 +349,10 @@ fn line(one: &Shown) -> String {
     line.trim_end().to_string()
 }
 
-fn exec(folder: &Folder, node: &str, command: &[String]) -> Result<()> {
+fn exec(folder: &Folder, node: &str, command: &[String], way: fn(Holder, &str, &str) -> Result<Tool>) -> Result<()> {
     let holder = running(folder)?;
     let (program, args) = command.split_first().ok_or_else(|| Error::new("there is no command"))?;
-    match outside::program(holder, node, program)?.args(args).run_visible()? {
+    match way(holder, node, program)?.args(args).run_visible()? {
         0 => Ok(()),
         code => std::process::exit(code),
     }

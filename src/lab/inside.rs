@@ -11,7 +11,7 @@
 //! ```
 
 use super::machine::{Folder, Machine};
-use super::{group, net};
+use super::{disks, group, net};
 use crate::base::bundle::{BootIndex, SEED_SECRETS};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
@@ -78,11 +78,12 @@ fn start(folder: &Folder, machine: &Machine) -> Result<()> {
     net::plug(machine)?;
     // From here on nothing is this process's own: systemd and all that it starts can be ended at once.
     group::join(&group::of(folder.path(), Some(name))?)?;
-    container(folder, machine, &root, &place.join("run"))
+    let binds = disks::attach(folder, machine, &place.join("disks"), &root)?;
+    container(folder, machine, &root, &place.join("run"), &binds)
 }
 
 /// Starts the node's systemd; comes back at once.
-fn container(folder: &Folder, machine: &Machine, root: &Path, run: &Path) -> Result<()> {
+fn container(folder: &Folder, machine: &Machine, root: &Path, run: &Path, disks: &[(PathBuf, PathBuf)]) -> Result<()> {
     let name = machine.node.as_str();
     let mut tool = Tool::new("systemd-nspawn")
         .package("systemd-container")
@@ -96,7 +97,10 @@ fn container(folder: &Folder, machine: &Machine, root: &Path, run: &Path) -> Res
         .arg(format!("--directory={}", root.display()))
         .arg(format!("--network-namespace-path={}", net::namespace(name)))
         .arg(format!("--bind={}:/run/ostack", run.display()));
-    // Virtual machines' network cards, Open vSwitch's ports, and disks of storage nodes.
+    for (device, path) in disks {
+        tool = tool.arg(format!("--bind={}:{}", device.display(), path.display()));
+    }
+    // Virtual machines' network cards, Open vSwitch's ports, and file systems of programs.
     for device in ["/dev/net/tun", "/dev/fuse"] {
         if Path::new(device).exists() {
             tool = tool.arg(format!("--bind={device}"));

@@ -8,6 +8,7 @@
 //!     ├── machine.json     a Machine
 //!     ├── seed.img         the node's seed
 //!     ├── console.log      what its console shows, since its last start
+//!     ├── disks/           its disks beside the system's, as files
 //!     └── state/           what outlives a power cut: the state partition of a real node
 //! ```
 
@@ -38,6 +39,18 @@ pub struct Machine {
     pub place: usize,
     /// Its network interfaces.
     pub interfaces: Vec<Interface>,
+    /// Its disks beside the system's.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+}
+
+/// A disk of a node, blank at first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The name that the site has for it on the node, below `/dev`.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// A network interface of a node, and the bridge at the cable's other end.
@@ -92,6 +105,11 @@ impl Folder {
     /// A node's console.
     pub fn console(&self, node: &str) -> PathBuf {
         self.node(node).join("console.log")
+    }
+
+    /// The folder of a node's disks, each a file of its number.
+    pub fn disks(&self, node: &str) -> PathBuf {
+        self.node(node).join("disks")
     }
 
     /// The names of the nodes that were ever started here.

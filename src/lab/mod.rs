@@ -14,9 +14,10 @@
 //! What must hold: everything that a lab starts or mounts lives in the holder's namespaces, so the end of that one process
 //! is the end of all of it, however it comes. Outside are only a folder, for what outlives a node's power cut, and control
 //! groups, which `down` removes. `machine` says what a node is, `holder` makes the namespaces, `inside` is what happens in
-//! them, `net` the cables, `group` control groups, `outside` looks at them from the command line.
+//! them, `net` the cables, `disks` what nodes keep elsewhere than on the system's disk, `group` control groups, `outside` looks at them from the command line.
 
 pub mod agent;
+pub mod disks;
 pub mod group;
 pub mod holder;
 pub mod inside;

@@ -33,18 +33,30 @@ fn processes() -> Vec<(i32, i32)> {
     entries.filter_map(|entry| stat(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
+/// The node's systemd, once it is a place to be.
+fn inside(holder: Holder, node: &str) -> Result<i32> {
+    let leader = leader(holder, node).filter(|pid| {
+        // nspawn's child is systemd only after it has changed its root; until then it is not a place to be.
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("systemd"))
+    });
+    leader.ok_or_else(|| Error::new(format!("{node} does not run")).next(format!("start it with: ostack-image lab start {node}")))
+}
+
+/// A program of this machine in a node's network.
+///
+/// # Errors
+/// The node does not run.
+pub fn in_network(holder: Holder, node: &str, program: &str) -> Result<Tool> {
+    let target = format!("--target={}", inside(holder, node)?);
+    Ok(Tool::new("nsenter").package("util-linux").arg(target).args(["--net", "--"]).arg(program))
+}
+
 /// A program in a node, as root; its output is the caller's.
 ///
 /// # Errors
 /// The node does not run.
 pub fn program(holder: Holder, node: &str, program: &str) -> Result<Tool> {
-    let leader = leader(holder, node).filter(|pid| {
-        // nspawn's child is systemd only after it has changed its root; until then it is not a place to be.
-        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("systemd"))
-    });
-    let Some(leader) = leader else {
-        return Err(Error::new(format!("{node} does not run")).next(format!("start it with: ostack-image lab start {node}")));
-    };
+    let leader = inside(holder, node)?;
     let namespaces = ["--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup"];
     let terminal = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_string());
     let environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "HOME=/root", "LC_ALL=C.UTF-8"];

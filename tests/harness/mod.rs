@@ -9,11 +9,16 @@
 
 #![allow(dead_code, reason = "each test file uses its part of the harness")]
 
+pub mod cloud;
+pub mod faults;
+pub mod guest;
 pub mod guide;
 pub mod leftovers;
+pub mod probe;
 pub mod role;
 pub mod rpm;
 pub mod store;
+pub mod table;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,0 +1,254 @@
+//! The acceptance of a whole site: five blank nodes become a cloud by themselves, and the cloud does what clouds are for.
+//!
+//! `make test-cluster` runs it: it needs 20 GiB of memory, Chromium, and half an hour on two cores, so that `make test` leaves it
+//! out. Each check is a row of a table.
+
+mod harness;
+
+use harness::cloud::{CONTROLLERS, Cloud};
+use harness::guest::Guest;
+use harness::table::{Seen, Table, until};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How long five nodes may take from blank to all steps done, on two cores.
+const GENESIS: Duration = Duration::from_secs(20 * 60);
+/// How long one of the cloud's own jobs may take.
+const JOB: Duration = Duration::from_secs(300);
+/// What the three controllers may use of the machine's memory, in MiB.
+const MEMORY: u64 = 14 * 1024;
+
+#[test]
+fn five_blank_nodes_become_a_cloud_that_works() {
+    let mut table = Table::default();
+    let cloud = Cloud::new("cluster");
+    if forms(&cloud, &mut table) {
+        stands(&cloud, &mut table);
+        works(&cloud, &mut table);
+        table.check("dashboard: a login by a browser, with a screenshot", || dashboard(&cloud));
+    } else {
+        println!("{}", cloud.lab(&["status"]).unwrap_or_else(|error| error));
+    }
+    drop(cloud);
+    table.end("acceptance");
+}
+
+/// From blank to ready, without a word from anybody.
+fn forms(cloud: &Cloud, table: &mut Table) -> bool {
+    table.check("images of three roles", || cloud.build().map(|text| lines(&text).to_string() + " lines"));
+    let begin = Instant::now();
+    let powered = table.check("all nodes boot, no unit fails", || {
+        cloud.lab(&["up", "--disk", "storage01:/dev/disk/by-id/virtio-osd:8G", "--timeout", "900"]).map(|_| String::new())
+    });
+    let ready = powered
+        && table.check("every step is done without input", || cloud.becomes_ready(GENESIS.saturating_sub(begin.elapsed())));
+    if ready {
+        println!("{}", cloud.times().unwrap_or_else(|error| error));
+        table.check("blank to ready within 20 minutes", || {
+            let seconds = begin.elapsed().as_secs();
+            must(seconds <= GENESIS.as_secs(), format!("{seconds} s"))
+        });
+        table.check("the controllers' memory is within 14 GiB", || {
+            let used: Vec<u64> = CONTROLLERS.iter().map(|node| cloud.memory(node)).collect();
+            must(used.iter().sum::<u64>() <= MEMORY, format!("{used:?} MiB"))
+        });
+    }
+    ready
+}
+
+/// Every part has the members that it must have.
+fn stands(cloud: &Cloud, table: &mut Table) {
+    table.check("Galera: three are synced, with one history", || {
+        let script = "mariadb -N -B -e \"SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_cluster_size', \
+                      'wsrep_cluster_state_uuid', 'wsrep_cluster_status', 'wsrep_local_state_comment', 'wsrep_ready')\" | cut -f2";
+        let said: BTreeSet<String> = everywhere(cloud, script)?.into_iter().collect();
+        let said: Vec<&String> = said.iter().collect();
+        must(said.len() == 1 && said[0].starts_with("Synced\n3\n") && said[0].ends_with("\nPrimary\nON\n"), format!("{said:?}"))
+    });
+    table.check("RabbitMQ: three run, no partition, all queues are replicated", || {
+        let status: Value = json(&cloud.on(CONTROLLERS[0], &rabbit("rabbitmqctl --silent cluster_status --formatter json"))?)?;
+        let running = status["running_nodes"].as_array().map_or(0, Vec::len);
+        let whole = status["partitions"].as_object().is_some_and(serde_json::Map::is_empty);
+        let queues = cloud.on(CONTROLLERS[0], &rabbit("rabbitmqctl --silent list_queues name type --no-table-headers"))?;
+        let other: Vec<&str> = queues.lines().filter(|line| !line.ends_with("\tquorum") && !line.ends_with("\tstream")).collect();
+        must(
+            running == 3 && whole && other.is_empty() && lines(&queues) > 0,
+            format!("{running} run, {} queues; {other:?}", lines(&queues)),
+        )
+    });
+    table.check("etcd: three are healthy", || {
+        let health = cloud.on(CONTROLLERS[0], ". /etc/ostack/etcdctl; etcdctl endpoint health --cluster 2>&1")?;
+        let healthy = health.lines().filter(|line| line.contains("is healthy")).count();
+        let members = cloud.on(CONTROLLERS[0], ". /etc/ostack/etcdctl; etcdctl member list")?;
+        let started = members.lines().filter(|line| line.contains(", started,") && line.ends_with(", false")).count();
+        must(healthy == 3 && started == 3 && lines(&members) == 3, format!("{healthy} healthy, {started} voting members"))
+    });
+    table.check("Pacemaker: quorate, and its configuration is well", || {
+        let quorate = everywhere(cloud, "corosync-quorumtool -s | grep '^Quorate'; crm_verify -L 2>&1")?;
+        must(quorate.iter().all(|said| said == "Quorate:          Yes\n"), format!("{quorate:?}"))
+    });
+    table.check("the VIP is on one controller", || {
+        let held = everywhere(cloud, "ip -4 -o address | grep -c ' 172.16.181.30/' || true")?;
+        must(held.iter().filter(|one| one.trim() == "1").count() == 1, format!("{held:?}"))
+    });
+    table.check("a token of one controller is good on the others", || {
+        let token = cloud.on(CONTROLLERS[0], "openstack --os-cloud admin token issue -f value -c id")?;
+        let mut said = Vec::new();
+        for other in &CONTROLLERS[1..] {
+            // By standard input: arguments are seen by everybody. uWSGI ends TLS without a word, which curl calls an error.
+            let ask = format!(
+                "curl -s -o /dev/null -w '%{{http_code}}' --cacert /etc/ostack/site-ca.pem -K - https://{other}:5000/v3/auth/tokens <<'END'\n\
+                 header = \"X-Auth-Token: {0}\"\nheader = \"X-Subject-Token: {0}\"\nEND\ntrue",
+                token.trim()
+            );
+            said.push(cloud.on(CONTROLLERS[0], &ask)?);
+        }
+        must(said == ["200", "200"], format!("{said:?}"))
+    });
+    table.check("every endpoint of the catalog answers at the VIP, by TLS", || endpoints(cloud));
+    table.check("compute services are up", || up(cloud, "compute service list", "State", "up", 7));
+    table.check("network agents are up", || up(cloud, "network agent list", "Alive", "true", 4));
+    table.check("volume services are up", || up(cloud, "volume service list", "State", "up", 9));
+}
+
+/// What a user does on the first day.
+fn works(cloud: &Cloud, table: &mut Table) {
+    let run = |words: &str| cloud.openstack(words).map(|value| value["id"].as_str().unwrap_or_default().to_string());
+    table.check("an image is uploaded", || {
+        Guest::make(cloud)?;
+        let load = |file: &str, format: &str, name: &str, more: &str| {
+            let container = if format == "raw" { "bare" } else { format };
+            run(&format!(
+                "image create --file /root/guest/{file} --disk-format {format} --container-format {container}{more} {name}"
+            ))
+        };
+        let (kernel, initrd) = (load("vmlinuz", "aki", "guest-kernel", "")?, load("initrd", "ari", "guest-initrd", "")?);
+        load("disk", "raw", "guest", &format!(" --property kernel_id={kernel} --property ramdisk_id={initrd}"))?;
+        let status = cloud.openstack("image show guest")?["status"].to_string();
+        must(status == "\"active\"", status)
+    });
+    table.check("a network, a subnet, a router and a provider network are made", || {
+        run("network create inner")?;
+        run("subnet create --network inner --subnet-range 10.77.0.0/24 inner")?;
+        run("network create --external --provider-network-type flat --provider-physical-network provider outer")?;
+        run("subnet create --network outer --subnet-range 10.78.0.0/24 --no-dhcp outer")?;
+        run("router create way")?;
+        cloud.on(CONTROLLERS[0], "openstack --os-cloud admin router add subnet way inner")?;
+        cloud.on(CONTROLLERS[0], "openstack --os-cloud admin router set --external-gateway outer way")
+    });
+    table.check("a volume is made", || {
+        run("volume create --size 1 data")?;
+        until(JOB, || is(&cloud.openstack("volume show data")?["status"], "available"))
+    });
+    let booted = table.check("a server boots", || {
+        run("flavor create --ram 192 --disk 1 --vcpus 1 small")?;
+        run("server create --image guest --flavor small --network inner first")?;
+        until(JOB, || match cloud.openstack("server show first")? {
+            server if server["status"] == "ACTIVE" => Ok(server["addresses"].to_string()),
+            server => Err(format!("{} {}", server["status"], server["fault"])),
+        })
+    });
+    if booted {
+        table.check("it has its address by DHCP", || until(JOB, || console(cloud, "GUEST address 10.77.0.")));
+        table.check("it has its name by the metadata service", || until(JOB, || console(cloud, "GUEST metadata first")));
+        table.check("the volume is attached, and the server writes and reads it", || {
+            cloud.on(CONTROLLERS[0], "openstack --os-cloud admin server add volume first data")?;
+            until(JOB, || console(cloud, "acknowledged"))
+        });
+    }
+    table.check("all of it is deleted", || {
+        let script = "export OS_CLOUD=admin; openstack server delete --wait first; openstack router unset --external-gateway way; \
+            openstack router remove subnet way inner; openstack router delete way; openstack network delete inner outer; \
+            openstack image delete guest guest-kernel guest-initrd; openstack flavor delete small; \
+            n=0; until openstack volume delete data; do n=$((n + 1)); [ $n -lt 20 ] || exit 1; sleep 3; done";
+        cloud.on(CONTROLLERS[0], &format!("set -e; {script}"))?;
+        until(JOB, || {
+            let left = cloud.on(
+                CONTROLLERS[0],
+                "export OS_CLOUD=admin; for what in server volume router network image flavor; do openstack $what list -f value; done",
+            )?;
+            must(left.is_empty(), left)
+        })
+    });
+}
+
+/// Horizon by a headless browser in a node's network; the screenshot stays.
+fn dashboard(cloud: &Cloud) -> Seen {
+    let password = cloud.on(CONTROLLERS[0], ". /root/.admin-openrc; printf %s \"$OS_PASSWORD\"")?;
+    let folder = cloud.folder().join("browser");
+    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    std::fs::write(folder.join("password"), password).map_err(|error| error.to_string())?;
+    let authority = cloud.on(CONTROLLERS[0], "cat /etc/ostack/site-ca.pem")?;
+    std::fs::write(folder.join("ca.pem"), authority).map_err(|error| error.to_string())?;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/cluster/dashboard.py");
+    cloud.via("compute01", &format!("exec python3 {script} https://172.16.181.30/ {}", folder.display()))
+}
+
+/// What every controller says.
+fn everywhere(cloud: &Cloud, script: &str) -> Result<Vec<String>, String> {
+    CONTROLLERS.iter().map(|node| cloud.on(node, script)).collect()
+}
+
+fn endpoints(cloud: &Cloud) -> Seen {
+    let catalog = cloud.openstack("endpoint list --interface public")?;
+    let mut said = Vec::new();
+    for endpoint in catalog.as_array().ok_or("the catalog is no list")? {
+        let url = endpoint["URL"].as_str().unwrap_or_default();
+        let root = url.split("%(").next().unwrap_or_default().split("/AUTH").next().unwrap_or_default();
+        let name = endpoint["Service Name"].as_str().unwrap_or_default();
+        if !root.starts_with("https://172.16.181.30:") {
+            return Err(format!("{name} is at {url}"));
+        }
+        let code = cloud
+            .on("compute01", &format!("curl -s -o /dev/null -w '%{{http_code}}' --cacert /etc/ostack/site-ca.pem {root}"))?;
+        // 401: it is there, and wants a token.
+        if !["200", "300", "401"].contains(&code.as_str()) {
+            return Err(format!("{name} at {root} answers {code}"));
+        }
+        said.push(format!("{name} {code}"));
+    }
+    must(said.len() == 6, said.join(", "))
+}
+
+/// Whether at least so many services are in a list, and all are up.
+fn up(cloud: &Cloud, list: &str, column: &str, good: &str, least: usize) -> Seen {
+    until(Duration::from_secs(120), || {
+        let services = cloud.openstack(list)?;
+        let services = services.as_array().ok_or("no list")?;
+        let text = |one: &Value, key: &str| one[key].to_string().trim_matches('"').to_string();
+        let down: Vec<String> = services
+            .iter()
+            .filter(|one| text(one, column) != good)
+            .map(|one| text(one, "Binary") + " on " + &text(one, "Host"))
+            .collect();
+        must(down.is_empty() && services.len() >= least, format!("{} services; down: {down:?}", services.len()))
+    })
+}
+
+fn console(cloud: &Cloud, wanted: &str) -> Seen {
+    let log = cloud.on(CONTROLLERS[0], "openstack --os-cloud admin console log show first")?;
+    let said: Vec<&str> = log.lines().filter(|line| line.contains("GUEST ")).collect();
+    let found = said.iter().find(|line| line.contains(wanted));
+    found.map(|line| line.trim().to_string()).ok_or_else(|| format!("its console says: {said:?}"))
+}
+
+fn rabbit(command: &str) -> String {
+    format!("setpriv --reuid=rabbitmq --regid=rabbitmq --init-groups {command}")
+}
+
+fn is(value: &Value, wanted: &str) -> Seen {
+    must(value == wanted, value.to_string())
+}
+
+fn must(holds: bool, words: String) -> Seen {
+    if holds { Ok(words) } else { Err(words) }
+}
+
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("{error}: {text}"))
+}
+
+fn lines(text: &str) -> usize {
+    text.lines().count()
+}
