@@ -13,6 +13,7 @@ pub mod disks;
 pub mod init;
 pub mod loops;
 pub mod modules;
+pub mod recover;
 pub mod report;
 pub mod seed;
 pub mod stack;
@@ -32,7 +33,8 @@ const SELF: &str = "/proc/self/exe";
 /// The program's entry: `args` begin with the program's name. Gives the exit code.
 ///
 /// As pid 1 it boots. As `modprobe` it serves the kernel's requests. Else: `report`; `activate`, which puts secrets into files
-/// again; `steps [--listen ADDRESS:PORT]`, the engine; `apply STEP`; `status [--json]`, how far it is; or `in ROOT PROGRAM ARGS…`,
+/// again; `steps [--listen ADDRESS:PORT]`, the engine; `apply STEP`; `status [--json]`, how far it is; `recover --exclude NODE --accept-loss`, an operator's
+/// word that nobody is to wait for a node; or `in ROOT PROGRAM ARGS…`,
 /// which runs a program inside a root.
 pub fn main(args: &[OsString]) -> i32 {
     let words: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
@@ -48,6 +50,7 @@ pub fn main(args: &[OsString]) -> i32 {
         [_, "steps", "--listen", at] => steps::run(Some(at)),
         [_, "status"] => steps::show(false),
         [_, "status", "--json"] => steps::show(true),
+        [_, "recover", rest @ ..] => recover::run(rest),
         [_, "in", root, program, rest @ ..] => enter(Path::new(root), program, rest),
         _ => Err(Error::new("this program takes no such arguments").next("run `ostack-node status`, `report` or `steps`")),
     };

@@ -63,7 +63,7 @@ pub(super) fn command(step: &Step, what: &str, words: &[String], seconds: u64) -
 }
 
 /// Runs a program that is no step's; any exit code but 0 is a failure, and its name says what failed.
-pub(super) fn program(path: &Path, arg: &str, seconds: u64) -> Result<()> {
+pub(in crate::node) fn program(path: &Path, arg: &str, seconds: u64) -> Result<()> {
     let ended = within(seconds).arg(path).arg(arg).run_to_any_end()?;
     if ended.code == Some(0) { Ok(()) } else { Err(failure(&format!("{} {arg}", path.display()), &ended, seconds)) }
 }

@@ -11,6 +11,7 @@ mod listen;
 mod ready;
 mod status;
 
+pub(super) use command::program as run_program;
 pub use command::{NOT_YET, Outcome};
 pub use engine::{apply, run};
 pub use status::show;
