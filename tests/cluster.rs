@@ -6,7 +6,9 @@
 mod harness;
 
 use harness::cloud::{CONTROLLERS, Cloud};
+use harness::faults;
 use harness::guest::Guest;
+use harness::probe::Probe;
 use harness::table::{Seen, Table, until};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -27,6 +29,7 @@ fn five_blank_nodes_become_a_cloud_that_works() {
         stands(&cloud, &mut table);
         works(&cloud, &mut table);
         table.check("dashboard: a login by a browser, with a screenshot", || dashboard(&cloud));
+        returns(&cloud, &mut table);
     } else {
         println!("{}", cloud.lab(&["status"]).unwrap_or_else(|error| error));
     }
@@ -38,9 +41,7 @@ fn five_blank_nodes_become_a_cloud_that_works() {
 fn forms(cloud: &Cloud, table: &mut Table) -> bool {
     table.check("images of three roles", || cloud.build().map(|text| lines(&text).to_string() + " lines"));
     let begin = Instant::now();
-    let powered = table.check("all nodes boot, no unit fails", || {
-        cloud.lab(&["up", "--disk", "storage01:/dev/disk/by-id/virtio-osd:8G", "--timeout", "900"]).map(|_| String::new())
-    });
+    let powered = table.check("all nodes boot, no unit fails", || cloud.up());
     let ready = powered
         && table.check("every step is done without input", || cloud.becomes_ready(GENESIS.saturating_sub(begin.elapsed())));
     if ready {
@@ -116,15 +117,7 @@ fn stands(cloud: &Cloud, table: &mut Table) {
 fn works(cloud: &Cloud, table: &mut Table) {
     let run = |words: &str| cloud.openstack(words).map(|value| value["id"].as_str().unwrap_or_default().to_string());
     table.check("an image is uploaded", || {
-        Guest::make(cloud)?;
-        let load = |file: &str, format: &str, name: &str, more: &str| {
-            let container = if format == "raw" { "bare" } else { format };
-            run(&format!(
-                "image create --file /root/guest/{file} --disk-format {format} --container-format {container}{more} {name}"
-            ))
-        };
-        let (kernel, initrd) = (load("vmlinuz", "aki", "guest-kernel", "")?, load("initrd", "ari", "guest-initrd", "")?);
-        load("disk", "raw", "guest", &format!(" --property kernel_id={kernel} --property ramdisk_id={initrd}"))?;
+        Guest::upload(cloud)?;
         let status = cloud.openstack("image show guest")?["status"].to_string();
         must(status == "\"active\"", status)
     });
@@ -150,11 +143,11 @@ fn works(cloud: &Cloud, table: &mut Table) {
         })
     });
     if booted {
-        table.check("it has its address by DHCP", || until(JOB, || console(cloud, "GUEST address 10.77.0.")));
-        table.check("it has its name by the metadata service", || until(JOB, || console(cloud, "GUEST metadata first")));
+        table.check("it has its address by DHCP", || Guest::says(cloud, "GUEST address 10.77.0."));
+        table.check("it has its name by the metadata service", || Guest::says(cloud, "GUEST metadata first"));
         table.check("the volume is attached, and the server writes and reads it", || {
             cloud.on(CONTROLLERS[0], "openstack --os-cloud admin server add volume first data")?;
-            until(JOB, || console(cloud, "acknowledged"))
+            Guest::says(cloud, "acknowledged")
         });
     }
     table.check("all of it is deleted", || {
@@ -171,6 +164,19 @@ fn works(cloud: &Cloud, table: &mut Table) {
             must(left.is_empty(), left)
         })
     });
+}
+
+/// The two faults that matter most; all of them are in `tests/faults.rs`.
+fn returns(cloud: &Cloud, table: &mut Table) {
+    match Probe::start(cloud) {
+        Ok(probe) => {
+            faults::reimage_with_state(cloud, &probe, table, CONTROLLERS[1]);
+            faults::power_of_all(cloud, &probe, table);
+        }
+        Err(words) => {
+            table.check("a client that writes once a second", || Err(words));
+        }
+    }
 }
 
 /// Horizon by a headless browser in a node's network; the screenshot stays.
@@ -224,13 +230,6 @@ fn up(cloud: &Cloud, list: &str, column: &str, good: &str, least: usize) -> Seen
             .collect();
         must(down.is_empty() && services.len() >= least, format!("{} services; down: {down:?}", services.len()))
     })
-}
-
-fn console(cloud: &Cloud, wanted: &str) -> Seen {
-    let log = cloud.on(CONTROLLERS[0], "openstack --os-cloud admin console log show first")?;
-    let said: Vec<&str> = log.lines().filter(|line| line.contains("GUEST ")).collect();
-    let found = said.iter().find(|line| line.contains(wanted));
-    found.map(|line| line.trim().to_string()).ok_or_else(|| format!("its console says: {said:?}"))
 }
 
 fn rabbit(command: &str) -> String {

@@ -28,6 +28,22 @@ impl Cloud {
         cloud
     }
 
+    /// The one that an earlier run has kept, if it was told to; else a blank one.
+    pub fn kept(name: &str) -> Self {
+        let kept = Self { folder: Path::new(env!("CARGO_TARGET_TMPDIR")).join(name) };
+        if keep() && kept.lab(&["exec", CONTROLLERS[0], "--", "true"]).is_ok() {
+            return kept;
+        }
+        // Its end must not be that of the new one.
+        std::mem::forget(kept);
+        Self::new(name)
+    }
+
+    /// Starts all nodes, the storage node with a disk for Ceph.
+    pub fn up(&self) -> Result<String, String> {
+        self.lab(&["up", "--disk", "storage01:/dev/disk/by-id/virtio-osd:8G", "--timeout", "900"]).map(|_| String::new())
+    }
+
     /// Where the test keeps things.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -162,11 +178,15 @@ impl Cloud {
 
 impl Drop for Cloud {
     fn drop(&mut self) {
-        // For whoever wants to look at what failed.
-        if std::env::var_os("OSTACK_KEEP_LAB").is_none() {
+        if !keep() {
             let _ = self.lab(&["down", "--wipe"]);
         }
     }
+}
+
+/// Whether labs stay, for whoever wants to look at what failed.
+fn keep() -> bool {
+    std::env::var_os("OSTACK_KEEP_LAB").is_some()
 }
 
 /// Standard output of a program that ends well; else what it says of why not.

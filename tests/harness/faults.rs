@@ -169,3 +169,24 @@ pub fn reimage_without_state(cloud: &Cloud, probe: &Probe<'_>, table: &mut Table
         Ok(String::new())
     });
 }
+
+/// The compute node gets its image anew; its server is there again.
+pub fn reimage_of_the_compute(cloud: &Cloud, probe: &Probe<'_>, table: &mut Table) {
+    fault(cloud, probe, table, "reimage of compute01, its server kept", || {
+        let of = |key: &str| cloud.openstack("server show first").map(|server| server[key].to_string());
+        let id = cloud.on("compute01", "cat /var/lib/nova/compute_id")?;
+        let before = of("id")?;
+        cloud.lab(&["reimage", "compute01", "--timeout", "600"])?;
+        cloud.becomes_ready(BACK)?;
+        until(Duration::from_secs(300), || match of("status")?.as_str() {
+            "\"ACTIVE\"" => Ok(()),
+            other => Err(other.to_string()),
+        })?;
+        until(Duration::from_secs(120), || {
+            let running = cloud.on("compute01", "virsh list --state-running --name")?;
+            if running.trim().is_empty() { Err("no server runs".to_string()) } else { Ok(()) }
+        })?;
+        let (after, same) = (of("id")?, cloud.on("compute01", "cat /var/lib/nova/compute_id")?);
+        if before != after || id != same { Err(format!("{before} {id} is {after} {same}")) } else { Ok(String::new()) }
+    });
+}

@@ -1,14 +1,51 @@
 //! What a server of the test boots: the kernel of the images, and an initrd that says on its console what it finds.
 
 use super::cloud::{CONTROLLERS, Cloud, output};
+use super::table::until;
 use std::process::Command;
+use std::time::Duration;
 
 /// The files of an image: `/root/guest/{vmlinuz,initrd,disk}` on the first controller.
 pub struct Guest;
 
 impl Guest {
+    /// Uploads them as the image `guest`.
+    pub fn upload(cloud: &Cloud) -> Result<(), String> {
+        Self::make(cloud)?;
+        let load = |file: &str, format: &str, name: &str, more: &str| {
+            let container = if format == "raw" { "bare" } else { format };
+            let words = format!("--file /root/guest/{file} --disk-format {format} --container-format {container}{more} {name}");
+            cloud.openstack(&format!("image create {words}")).map(|image| image["id"].as_str().unwrap_or_default().to_string())
+        };
+        let (kernel, initrd) = (load("vmlinuz", "aki", "guest-kernel", "")?, load("initrd", "ari", "guest-initrd", "")?);
+        load("disk", "raw", "guest", &format!(" --property kernel_id={kernel} --property ramdisk_id={initrd}")).map(|_| ())
+    }
+
+    /// A server `first` of it in a network of its own; gives its address.
+    pub fn serve(cloud: &Cloud) -> Result<String, String> {
+        if cloud.openstack("server show first").is_err() {
+            Self::upload(cloud)?;
+            let script = "set -e; export OS_CLOUD=admin; openstack network create inner; \
+                openstack subnet create --network inner --subnet-range 10.77.0.0/24 inner; \
+                openstack flavor create --ram 192 --disk 1 --vcpus 1 small; \
+                openstack server create --wait --image guest --flavor small --network inner first";
+            cloud.on(CONTROLLERS[0], script)?;
+        }
+        Self::says(cloud, "GUEST address 10.77.0.")
+    }
+
+    /// Waits until the server's console has a line with these words; gives the line.
+    pub fn says(cloud: &Cloud, wanted: &str) -> Result<String, String> {
+        until(Duration::from_secs(300), || {
+            let log = cloud.on(CONTROLLERS[0], "openstack --os-cloud admin console log show first")?;
+            let said: Vec<&str> = log.lines().filter(|line| line.contains("GUEST ")).collect();
+            let found = said.iter().find(|line| line.contains(wanted));
+            found.map(|line| line.trim().to_string()).ok_or_else(|| format!("its console says: {said:?}"))
+        })
+    }
+
     /// Makes them.
-    pub fn make(cloud: &Cloud) -> Result<(), String> {
+    fn make(cloud: &Cloud) -> Result<(), String> {
         let folder = cloud.folder().join("guest");
         let text = |error: std::io::Error| error.to_string();
         std::fs::create_dir_all(folder.join("root/bin")).map_err(text)?;
