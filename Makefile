@@ -1,12 +1,16 @@
-# `make controller` leaves out/controller.qcow2; `make test` runs every test. Both install what they lack (as root).
+# `make controller` leaves out/controller.qcow2; `make test` runs every test of the program and of single nodes, `make test-cluster`
+# the acceptance of a whole cloud, `make test-faults` all that it must survive. They install what they lack (as root).
 
 cargo := cargo
 program := target/x86_64-unknown-linux-gnu/release/ostack-image
 
-.PHONY: controller test bench program clean
+.PHONY: controller test test-cluster test-faults bench program clean
 
 controller: program ; $(program) build controller --relock
 test: controller ; scripts/setup test && $(cargo) test --release --locked
+# Their tables are what matters, so they are shown.
+test-cluster: ; scripts/setup cluster && $(cargo) test --release --locked --test cluster -- --nocapture
+test-faults: ; scripts/setup cluster && $(cargo) test --release --locked --test faults -- --nocapture
 bench: program ; scripts/setup bench && benches/run
 program: ; scripts/setup build && $(cargo) build --release --locked
 clean: ; rm -rf out target

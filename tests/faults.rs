@@ -1,7 +1,8 @@
 //! What a cloud survives: every fault under a client that writes and reads once a second, in a table.
 //!
 //! `make test-faults` runs it, for two hours on two cores. `OSTACK_FAULTS=reboot,all` runs only those whose short name is there;
-//! with `OSTACK_KEEP_LAB` set the lab stays for whoever wants to look, and the next such run goes on with it.
+//! with `OSTACK_KEEP_LAB` set the lab stays for whoever wants to look, and the next such run goes on with it, also with that of the
+//! acceptance.
 
 mod harness;
 
@@ -18,7 +19,7 @@ const GENESIS: Duration = Duration::from_secs(25 * 60);
 #[test]
 fn a_cloud_comes_back_by_itself_and_has_lost_nothing() {
     let mut table = Table::default();
-    let cloud = Cloud::kept("faults");
+    let cloud = Cloud::kept("cloud");
     let formed = table.check("five blank nodes become a cloud", || {
         cloud.build()?;
         cloud.up()?;

@@ -33,7 +33,13 @@ impl Board {
         let mut before = status::read(file).unwrap_or_default();
         let mut status = |step: &Step| {
             let done = before.remove(&step.name).filter(|status| status.state == State::Done);
-            done.unwrap_or_else(|| Status { state: State::Waiting, since: status::now(), words: String::new(), tries: 0 })
+            done.unwrap_or_else(|| Status {
+                state: State::Waiting,
+                since: status::now(),
+                words: String::new(),
+                tries: 0,
+                found_done: None,
+            })
         };
         let statuses: Statuses = steps.iter().map(|step| (step.name.clone(), status(step))).collect();
         status::write(file, &statuses)?;
@@ -46,11 +52,15 @@ impl Board {
         })
     }
 
-    /// Runs a step's `check`.
+    /// Runs a step's `check`, and remembers what the first one found.
     pub(super) fn check(&self, step: &Step) -> Result<Checked> {
         let turn = || self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let _turn = (step.scope == StepScope::Cluster).then(turn);
-        check(step)
+        let checked = check(step);
+        if let Some(status) = self.lock().get_mut(&step.name) {
+            status.found_done.get_or_insert(matches!(checked, Ok(Checked::Done)));
+        }
+        checked
     }
 
     fn lock(&self) -> MutexGuard<'_, Statuses> {

@@ -50,6 +50,9 @@ pub struct Status {
     pub words: String,
     /// How often `apply` was tried since the step was last done.
     pub tries: u32,
+    /// Whether the first `check` since the boot found it done already; none before that check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_done: Option<bool>,
 }
 
 impl Status {
@@ -129,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_table_says_what_each_step_does_since_when_and_why() {
-        let status = |state, since, words: &str| Status { state, since, words: words.to_string(), tries: 0 };
+        let status = |state, since, words: &str| Status { state, since, words: words.to_string(), tries: 0, found_done: None };
         let statuses = Statuses::from([
             ("etcd/start".to_string(), status(State::Done, 100, "")),
             ("keystone/start".to_string(), status(State::Waiting, 40, "the database at 172.16.181.30:3306")),
