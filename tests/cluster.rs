@@ -60,7 +60,8 @@ fn forms(cloud: &Cloud, table: &mut Table) -> bool {
 }
 
 /// Steps that a blank cloud has nothing to do for, and why.
-const NOTHING_TO_DO: [(&str, &str); 3] = [
+const NOTHING_TO_DO: [(&str, &str); 4] = [
+    ("keystone/fernet-keys", "the first keys are the seed's"),
     ("keystone/fernet-rotation", "its keys have just been drawn"),
     ("nova/hosts", "no compute has come yet"),
     ("rabbitmq/queues", "it has no queues yet"),
@@ -75,7 +76,13 @@ fn found(cloud: &Cloud) -> Seen {
         let lists = serde_json::Deserializer::from_str(&lists).into_iter::<Vec<Value>>();
         let scopes: Vec<Value> = lists.flat_map(|list| list.unwrap_or_default()).collect();
         for (step, status) in node["steps"].as_object().ok_or("no steps")? {
-            let own = scopes.iter().any(|one| one["name"] == step.as_str() && one["scope"] == "node");
+            let entry =
+                scopes.iter().find(|one| one["name"] == step.as_str()).ok_or_else(|| format!("no step {step} on {name}"))?;
+            // One that only waits does nothing that its check could see.
+            if entry["check"] == entry["apply"] {
+                continue;
+            }
+            let own = entry["scope"] == "node";
             // Whoever comes second to a step of the cluster finds it done.
             let what = if own { format!("{step} on {name}") } else { step.clone() };
             (if status["found_done"] == false { &mut open } else { &mut closed }).insert(what);

@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn a_node_is_given_up_only_by_who_accepts_the_loss() {
-        let said = |args: &[&str]| excluded(args).map_err(|error| error.to_string());
+        let said = |args: &[&'static str]| excluded(args).map_err(|error| error.to_string());
         assert_eq!(said(&["--exclude", "controller03", "--accept-loss"]), Ok("controller03"));
         assert_eq!(said(&["--accept-loss", "--exclude", "controller03"]), Ok("controller03"));
         assert_eq!(

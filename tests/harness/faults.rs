@@ -145,7 +145,7 @@ pub fn reimage_with_state(cloud: &Cloud, probe: &Probe<'_>, table: &mut Table, n
         cloud.becomes_ready(BACK)?;
         let copied =
             cloud.on(node, "journalctl -b -u mariadb -o cat | grep -c 'WSREP_SST: \\[INFO\\]\\|Prepared SST request' || true")?;
-        let received = cloud.on(node, "journalctl -b -u mariadb -o cat | grep -m 1 'IST receive\\|Receiving IST' || true")?;
+        let received = cloud.on(node, "journalctl -b -u mariadb -o cat | grep -m 1 'Running IST' || true")?;
         if received.is_empty() {
             Err(format!("no IST is in its journal, and {} lines of a copy", copied.trim()))
         } else {
