@@ -58,6 +58,7 @@ fn every_verb_has_help() {
         "lab start",
         "lab status",
         "lab up",
+        "lab via",
         "lock",
         "plan",
         "render",

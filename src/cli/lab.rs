@@ -34,7 +34,7 @@ enum Verb {
     Up {
         /// Nodes to start
         nodes: Vec<String>,
-        /// Give a node another disk: NODE:/dev/NAME:SIZE, such as storage01:/dev/disk/by-id/a:10G
+        /// Give a node another disk: storage01:/dev/vdb:10G
         #[arg(long = "disk", value_name = "NODE:PATH:SIZE")]
         disks: Vec<Extra>,
         /// How many seconds a node may take
