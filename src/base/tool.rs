@@ -165,14 +165,14 @@ impl Tool {
         self.spawn(log, || Ok(rustix::process::setsid().map(|_| ())?)).map(|_| ())
     }
 
-    /// Like [`Self::launch`], with no output, and with an open file as standard input, which stays open as long as the program
+    /// Starts the program and leaves it, with no output, and with an open file as standard input, which stays open as long as the program
     /// lives.
     ///
     /// # Errors
     /// The program is missing.
     pub fn launch_holding(self, file: std::fs::File) -> Result<()> {
         let (package, program) = (self.package, self.program.clone());
-        let quiet = duct::cmd(self.program, self.args).stdin_file(file).stdout_null().stderr_null().unchecked();
+        let quiet = self.command().stdin_file(file).stdout_null().stderr_null().unchecked();
         quiet.start().map(|_| ()).map_err(|error| missing(&program, package, &error))
     }
 
@@ -198,13 +198,19 @@ impl Tool {
     pub fn run_visible(self) -> Result<i32> {
         let package = self.package;
         let program = self.program.clone();
-        let output = duct::cmd(&self.program, &self.args).unchecked().run();
+        let output = self.command().unchecked().run();
         let output = output.map_err(|error| missing(&program, package, &error))?;
         Ok(output.status.code().unwrap_or(1))
     }
 
-    fn expression(self) -> duct::Expression {
-        let mut expression = duct::cmd(self.program, self.args).stdin_bytes(self.stdin);
+    fn expression(mut self) -> duct::Expression {
+        let stdin = std::mem::take(&mut self.stdin);
+        self.command().stdin_bytes(stdin)
+    }
+
+    /// The program with its environment, and with the caller's standard input.
+    fn command(self) -> duct::Expression {
+        let mut expression = duct::cmd(self.program, self.args);
         if self.clear_env {
             expression = expression.full_env(self.env);
         } else {
@@ -275,6 +281,8 @@ mod tests {
         let name = "base::tool::tests::the_passphrase_reaches_only_a_program_that_is_given_it";
         if std::env::var_os(PASSPHRASE).is_some() {
             assert_eq!(shown(Tool::new("sh")), "none\n");
+            let seen = Tool::new("sh").args(["-c", "exit ${OSTACK_PASSPHRASE:+9}"]).run_visible();
+            assert_eq!(seen.unwrap(), 0);
         } else {
             let own = std::env::current_exe().unwrap();
             let out = Tool::new(own).args(["--exact", name]).env(PASSPHRASE, "of the caller").run().unwrap();

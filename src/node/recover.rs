@@ -19,7 +19,7 @@ const TIMEOUT: u64 = 60;
 /// The arguments are others, or a program of an overlay refuses.
 pub fn run(args: &[&str]) -> Result<()> {
     let node = excluded(args)?;
-    let programs = fs::sorted_dir(Path::new(FOLDER)).unwrap_or_default();
+    let programs = fs::sorted_dir(Path::new(FOLDER))?;
     if programs.is_empty() {
         return Err(Error::new("nothing on this node waits for others").next("run it on a controller"));
     }
