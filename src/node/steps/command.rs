@@ -11,8 +11,9 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a `check` may take, in seconds.
-pub(super) const CHECK: u64 = 60;
+/// How long a `check` may take, in seconds: on a node that starts everything at once, one that takes seconds may take minutes, and
+/// what it has done until it is cut off is lost.
+pub(super) const CHECK: u64 = 180;
 /// How long a peer may take to answer.
 const ANSWER: Duration = Duration::from_secs(3);
 /// By this exit code a command says that it is not its turn yet: `EX_TEMPFAIL` of sysexits.h.

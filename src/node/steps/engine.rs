@@ -28,12 +28,16 @@ use crate::base::fs;
 use crate::model::step::{Step, StepScope};
 use crate::node::console;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a step rests that says "not yet": it doubles from the first to the last of these while it says the same.
 const RESTS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(20)];
 /// The pause after a failure doubles from the first to the last of these.
-const PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+const PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+
+/// Looking takes at most one part of so many of the time, as long as that means resting no longer than the second.
+const SHARE: u32 = 10;
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// The program that runs another one under a lock: `cluster-lock NAME PROGRAM ARGS…`.
 const LOCK: &str = "/usr/lib/ostack/cluster-lock";
@@ -76,12 +80,14 @@ fn keep(step: &Step, board: &Board) {
         if !board.is_done(&step.name) {
             board.wait_for(&step.after, &step.name);
         }
+        let begin = Instant::now();
         let state = turn(step, board);
+        let took = begin.elapsed();
         let says = board.words(&step.name);
         rest = if says == said { (rest * 2).min(RESTS[1]) } else { RESTS[0] };
         said = says;
         match state {
-            State::Done => std::thread::sleep(Duration::from_secs(step.again)),
+            State::Done => std::thread::sleep(pace(Duration::from_secs(step.again), took)),
             State::Failed => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(PAUSES[1]);
@@ -97,6 +103,11 @@ fn keep(step: &Step, board: &Board) {
         }
         pause = PAUSES[0];
     }
+}
+
+/// How long a step that is done rests, when looking took so long: on a machine that is busy, looking must not be what keeps it so.
+fn pace(again: Duration, took: Duration) -> Duration {
+    again.max((took * SHARE).min(again.max(LONGEST)))
 }
 
 /// What can be done now about a step that was done, or whose predecessors are; gives how it stands then.
@@ -172,6 +183,15 @@ mod tests {
         let mut statuses: Statuses = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         let status = statuses.remove(&step.name).unwrap();
         (status.state, status.words, status.tries)
+    }
+
+    #[test]
+    fn a_step_that_is_done_is_looked_at_less_often_where_looking_takes_long() {
+        let seconds = Duration::from_secs_f64;
+        assert_eq!(pace(seconds(10.0), seconds(0.5)), seconds(10.0));
+        assert_eq!(pace(seconds(10.0), seconds(2.5)), seconds(25.0));
+        assert_eq!(pace(seconds(10.0), seconds(30.0)), seconds(60.0));
+        assert_eq!(pace(seconds(3600.0), seconds(30.0)), seconds(3600.0));
     }
 
     #[test]
