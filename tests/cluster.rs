@@ -1,11 +1,11 @@
 //! The acceptance of a whole site: five blank nodes become a cloud by themselves, and the cloud does what clouds are for.
 //!
 //! `make test-cluster` runs it: it needs 20 GiB of memory, Chromium, and half an hour on two cores, so that `make test` leaves it
-//! out. Each check is a row of a table.
+//! out. Each check is a row of a table. With `OSTACK_ACCEPTANCE=genesis` it ends when the cloud is there (`benches/genesis.sh`).
 
 mod harness;
 
-use harness::cloud::{CONTROLLERS, Cloud};
+use harness::cloud::{CONTROLLERS, Cloud, VIP};
 use harness::faults;
 use harness::guest::Guest;
 use harness::probe::Probe;
@@ -25,7 +25,10 @@ const MEMORY: u64 = 14 * 1024;
 fn five_blank_nodes_become_a_cloud_that_works() {
     let mut table = Table::default();
     let cloud = Cloud::new("cloud");
-    if forms(&cloud, &mut table) {
+    let formed = forms(&cloud, &mut table);
+    if formed && std::env::var("OSTACK_ACCEPTANCE").is_ok_and(|part| part == "genesis") {
+        println!("the cloud is there");
+    } else if formed {
         stands(&cloud, &mut table);
         works(&cloud, &mut table);
         table.check("dashboard: a login by a browser, with a screenshot", || dashboard(&cloud));
@@ -103,10 +106,10 @@ fn stands(cloud: &Cloud, table: &mut Table) {
         must(said.len() == 1 && said[0].starts_with("Synced\n3\n") && said[0].ends_with("\nPrimary\nON\n"), format!("{said:?}"))
     });
     table.check("RabbitMQ: three run, no partition, all queues are replicated", || {
-        let status: Value = json(&cloud.on(CONTROLLERS[0], &rabbit("rabbitmqctl --silent cluster_status --formatter json"))?)?;
+        let status: Value = json(&cloud.rabbitmqctl("cluster_status --formatter json")?)?;
         let running = status["running_nodes"].as_array().map_or(0, Vec::len);
         let whole = status["partitions"].as_object().is_some_and(serde_json::Map::is_empty);
-        let queues = cloud.on(CONTROLLERS[0], &rabbit("rabbitmqctl --silent list_queues name type --no-table-headers"))?;
+        let queues = cloud.rabbitmqctl("list_queues name type --no-table-headers")?;
         let other: Vec<&str> = queues.lines().filter(|line| !line.ends_with("\tquorum") && !line.ends_with("\tstream")).collect();
         must(
             running == 3 && whole && other.is_empty() && lines(&queues) > 0,
@@ -125,8 +128,8 @@ fn stands(cloud: &Cloud, table: &mut Table) {
         must(quorate.iter().all(|said| said == "Quorate:          Yes\n"), format!("{quorate:?}"))
     });
     table.check("the VIP is on one controller", || {
-        let held = everywhere(cloud, "ip -4 -o address | grep -c ' 172.16.181.30/' || true")?;
-        must(held.iter().filter(|one| one.trim() == "1").count() == 1, format!("{held:?}"))
+        let held = cloud.holders();
+        must(held.len() == 1, format!("{held:?}"))
     });
     table.check("a token of one controller is good on the others", || {
         let token = cloud.on(CONTROLLERS[0], "openstack --os-cloud admin token issue -f value -c id")?;
@@ -223,14 +226,12 @@ fn returns(cloud: &Cloud, table: &mut Table) {
 
 /// Horizon by a headless browser in a node's network; the screenshot stays.
 fn dashboard(cloud: &Cloud) -> Seen {
-    let password = cloud.on(CONTROLLERS[0], ". /root/.admin-openrc; printf %s \"$OS_PASSWORD\"")?;
     let folder = cloud.folder().join("browser");
     std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-    std::fs::write(folder.join("password"), password).map_err(|error| error.to_string())?;
-    let authority = cloud.on(CONTROLLERS[0], "cat /etc/ostack/site-ca.pem")?;
-    std::fs::write(folder.join("ca.pem"), authority).map_err(|error| error.to_string())?;
+    std::fs::write(folder.join("password"), cloud.password()?).map_err(|error| error.to_string())?;
+    cloud.authority(&folder.join("ca.pem"))?;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/cluster/dashboard.py");
-    cloud.via("compute01", &format!("exec python3 {script} https://172.16.181.30/ {}", folder.display()))
+    cloud.via("compute01", &format!("exec python3 {script} https://{VIP}/ {}", folder.display()))
 }
 
 /// What every controller says.
@@ -245,7 +246,7 @@ fn endpoints(cloud: &Cloud) -> Seen {
         let url = endpoint["URL"].as_str().unwrap_or_default();
         let root = url.split("%(").next().unwrap_or_default().split("/AUTH").next().unwrap_or_default();
         let name = endpoint["Service Name"].as_str().unwrap_or_default();
-        if !root.starts_with("https://172.16.181.30:") {
+        if !root.starts_with(&format!("https://{VIP}:")) {
             return Err(format!("{name} is at {url}"));
         }
         let code = cloud
@@ -272,10 +273,6 @@ fn up(cloud: &Cloud, list: &str, column: &str, good: &str, least: usize) -> Seen
             .collect();
         must(down.is_empty() && services.len() >= least, format!("{} services; down: {down:?}", services.len()))
     })
-}
-
-fn rabbit(command: &str) -> String {
-    format!("setpriv --reuid=rabbitmq --regid=rabbitmq --init-groups {command}")
 }
 
 fn is(value: &Value, wanted: &str) -> Seen {

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// The controllers, by name.
 pub const CONTROLLERS: [&str; 3] = ["controller01", "controller02", "controller03"];
 
+/// The site's VIP.
+pub const VIP: &str = "172.16.181.30";
+
 /// A lab of the site in `tests/fixtures/cluster`; it ends with the value.
 pub struct Cloud {
     folder: PathBuf,
@@ -85,6 +88,29 @@ impl Cloud {
         output(self.exec(node, script).stdin(Stdio::null()))
     }
 
+    /// The controllers that have the VIP.
+    pub fn holders(&self) -> Vec<&'static str> {
+        let has = |node: &&'static str| self.on(node, &format!("ip -4 -o address | grep ' {VIP}/'")).is_ok();
+        CONTROLLERS.into_iter().filter(has).collect()
+    }
+
+    /// What `rabbitmqctl` says on the first controller.
+    pub fn rabbitmqctl(&self, words: &str) -> Result<String, String> {
+        let account = "setpriv --reuid=rabbitmq --regid=rabbitmq --init-groups";
+        self.on(CONTROLLERS[0], &format!("{account} rabbitmqctl --silent {words}"))
+    }
+
+    /// The cloud administrator's password.
+    pub fn password(&self) -> Result<String, String> {
+        self.on(CONTROLLERS[0], ". /root/.admin-openrc; printf %s \"$OS_PASSWORD\"")
+    }
+
+    /// Puts the certificate of the site's CA into a file.
+    pub fn authority(&self, file: &Path) -> Result<(), String> {
+        let text = self.on(CONTROLLERS[0], "cat /etc/ostack/site-ca.pem")?;
+        std::fs::write(file, text).map_err(|error| error.to_string())
+    }
+
     /// Like [`Self::on`], as bytes.
     pub fn bytes(&self, node: &str, script: &str) -> Result<Vec<u8>, String> {
         let output = self.exec(node, script).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
@@ -116,21 +142,31 @@ impl Cloud {
         serde_json::from_str(&text).map_err(|error| format!("{words}: {error}: {text}"))
     }
 
-    /// Whether every step of every node is done; else the first that is not.
+    /// Whether every step of every node is done; else those that are not, without what only waits for them.
     pub fn ready(&self) -> Result<String, String> {
         let text = self.lab(&["status", "--json"])?;
         let nodes: Vec<Value> = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let mut done = 0;
+        let (mut done, mut left, mut causes) = (0, 0, Vec::new());
         for node in &nodes {
             let name = node["node"].as_str().unwrap_or_default();
             if node["system"] != "running" || node["failed"].as_array().is_none_or(|failed| !failed.is_empty()) {
                 return Err(format!("{name} is {}, failed: {}", node["system"], node["failed"]));
             }
             let steps = node["steps"].as_object().ok_or_else(|| format!("{name} says nothing of its steps"))?;
-            if let Some((step, state)) = steps.iter().find(|(_, state)| state["state"] != "done") {
-                return Err(format!("{name}: {step} is {} {}", state["state"], state["words"]));
-            }
+            // A step that waits for others says nothing of why; those that it waits for do.
+            let open = |step: &str| steps.get(step).is_some_and(|state| state["state"] != "done");
+            let begins = |state: &Value| !state["words"].as_str().unwrap_or_default().split([' ', ',']).any(open);
+            causes.extend(
+                steps
+                    .iter()
+                    .filter(|(step, state)| open(step) && begins(state))
+                    .map(|(step, state)| format!("{name}: {step} is {} {}", state["state"], state["words"])),
+            );
+            left += steps.keys().filter(|step| open(step)).count();
             done += steps.len();
+        }
+        if left > 0 {
+            return Err(format!("{left} of {done} steps are open, because of\n{}", causes.join("\n")));
         }
         Ok(format!("{done} steps on {} nodes", nodes.len()))
     }

@@ -1,14 +1,12 @@
 //! A client that writes and reads once a second while things break, and knows what was acknowledged to it.
 
-use super::cloud::{CONTROLLERS, Cloud};
+use super::cloud::{CONTROLLERS, Cloud, VIP};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The site's VIP.
-const VIP: &str = "172.16.181.30";
 /// A password for a database that lasts as long as the lab.
 const PASSWORD: &str = "of-the-probe-alone";
 
@@ -35,9 +33,8 @@ impl<'a> Probe<'a> {
         std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         let ca = folder.join("ca.pem");
         let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).map_err(|error| error.to_string());
-        write("ca.pem", &cloud.on(CONTROLLERS[0], "cat /etc/ostack/site-ca.pem")?)?;
-        let admin = cloud.on(CONTROLLERS[0], ". /root/.admin-openrc; printf %s \"$OS_PASSWORD\"")?;
-        write("probe.json", &json!({ "vip": VIP, "ca": ca, "probe": PASSWORD, "admin": admin }).to_string())?;
+        cloud.authority(&ca)?;
+        write("probe.json", &json!({ "vip": VIP, "ca": ca, "probe": PASSWORD, "admin": cloud.password()? }).to_string())?;
         write("log", "")?;
         let sql = format!(
             "CREATE DATABASE IF NOT EXISTS probe; CREATE TABLE IF NOT EXISTS probe.rows_of_probe (number BIGINT PRIMARY KEY);
