@@ -6,7 +6,7 @@
 use ostack_image::base::digest::Digest;
 use ostack_image::base::tool::{PASSPHRASE, Tool};
 use ostack_image::lab::agent::Agent;
-use ostack_image::lab::qemu::{Firmware, Machine, Spec};
+use ostack_image::lab::qemu::{self, Disk, Firmware, Machine, Spec};
 use ostack_image::model::load::Project;
 use ostack_image::model::site::Site;
 use std::path::{Path, PathBuf};
@@ -64,13 +64,13 @@ fn ostack(project: &Path) -> Tool {
 
 fn spec(lab: &Lab, firmware: Firmware, seed: bool, ssh_port: Option<u16>) -> Spec {
     Spec {
-        disk: lab.folder.join("out/controller.qcow2"),
+        disk: Disk::Over(lab.folder.join("out/controller.qcow2"), 20),
         seed: seed.then(|| seed_file(lab)),
+        disks: Vec::new(),
         firmware,
         memory: 4096,
         cpus: 2,
-        disk_gib: 20,
-        ssh_port,
+        cards: qemu::isolated(&lab.site, lab.site.node(NODE).unwrap(), ssh_port),
         kernel: None,
     }
 }
@@ -82,14 +82,15 @@ fn seed_file(lab: &Lab) -> PathBuf {
 fn start(lab: &Lab, name: &str, spec: &Spec) -> Machine {
     let folder = lab.folder.join(name);
     let _ = std::fs::remove_dir_all(&folder);
-    Machine::start(spec, &lab.site, Some(lab.site.node(NODE).unwrap()), &folder).unwrap()
+    Machine::start(spec, &folder).unwrap()
 }
 
 /// What a shell command on the node prints; the command must succeed.
 fn on_node(machine: &Machine, command: &str) -> String {
     let answer = Agent::connect(&machine.agent_socket(), PATIENCE).unwrap().shell(command).unwrap();
-    assert_eq!(answer.code, 0, "{command}: {}{}", answer.stdout, answer.stderr);
-    answer.stdout
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(answer.code, 0, "{command}: {}{}", text(&answer.stdout), text(&answer.stderr));
+    text(&answer.stdout)
 }
 
 fn free_port() -> u16 {

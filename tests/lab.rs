@@ -149,6 +149,70 @@ fn down_ends_everything_also_when_the_tool_was_killed_while_it_started_a_node() 
 }
 
 #[test]
+fn a_virtual_machine_boots_its_disk_reaches_containers_and_keeps_its_state_when_its_image_is_put_under_it_anew() {
+    let lab = Lab::new();
+    let before = on_host();
+    lab.succeeds(&["up", "controller01"]);
+    lab.succeeds(&["up", "--backend", "qemu", "--memory", "4096", "controller02"]);
+    assert_eq!(lab.on("controller02", "hostname; cat; cat /proc/cmdline | cut -c1-11"), "controller02\nBOOT_IMAGE=\n");
+    assert_eq!(lab.run(&["exec", "controller02", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
+    lab.on("controller01", "ping -c 1 -W 20 controller02");
+    lab.on("controller02", "ping -c 1 -W 20 controller01");
+    assert_eq!(lab.on("controller02", "ip route show default"), "");
+    lab.succeeds(&["cut", "controller02"]);
+    assert!(!lab.run(&["exec", "controller01", "--", "ping", "-c", "1", "-W", "2", "controller02"]).status.success());
+    lab.succeeds(&["heal", "controller02"]);
+    let refused = lab.run(&["via", "controller02", "--", "true"]);
+    assert_eq!(
+        String::from_utf8_lossy(&refused.stderr),
+        "error: controller02 is a virtual machine, whose network no program of this machine can enter\n  \
+         next: use a node that is a container\n"
+    );
+
+    let identity = lab.on("controller02", "cat /etc/machine-id");
+    lab.on("controller02", "echo kept > /var/lib/mysql/marker; echo lost > /etc/marker; sync");
+    lab.succeeds(&["kill", "controller02"]);
+    assert_eq!(lab.run(&["exec", "controller02", "--", "true"]).status.code(), Some(1));
+    lab.succeeds(&["reimage", "controller02"]);
+    assert_eq!(
+        lab.on("controller02", "cat /etc/machine-id /var/lib/mysql/marker; test -e /etc/marker || echo gone"),
+        identity + "kept\ngone\n"
+    );
+    lab.succeeds(&["down"]);
+    assert_eq!(left(&lab.path(), &before), Vec::<String>::new());
+
+    let refused = lab.run(&["up", "--backend", "nspawn", "controller02"]);
+    assert_eq!(
+        String::from_utf8_lossy(&refused.stderr),
+        "error: controller02 is no container in this lab\n  \
+         next: end the lab with `ostack-image lab down --wipe`, or use another folder: --lab DIR\n"
+    );
+}
+
+#[test]
+fn what_a_lab_is_told_of_disks_must_be_a_node_a_path_below_dev_and_a_size() {
+    let lab = Lab::new();
+    for (disk, words) in [
+        ("controller01:vdb:1G", "write NODE:PATH:SIZE with a PATH below /dev"),
+        ("controller01:/dev/../etc:1G", "write NODE:PATH:SIZE with a PATH below /dev"),
+        ("controller01:/dev/vdb:much", "`much` is no size\n  next: write a number and MiB, GiB or TiB, such as \"10 GiB\""),
+    ] {
+        let output = lab.run(&["up", "--disk", disk, "controller01"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.starts_with(&format!("error: invalid value '{disk}' for '--disk <NODE:PATH:SIZE>': {words}\n")), "{said}");
+        assert_eq!(output.status.code(), Some(1), "{disk}");
+    }
+    let by_name = lab.run(&["up", "--backend", "qemu", "--disk", "controller01:/dev/vdb:1G", "controller01"]);
+    assert_eq!(
+        String::from_utf8_lossy(&by_name.stderr).lines().filter(|line| !line.starts_with("  there are")).collect::<Vec<_>>(),
+        [
+            "error: a virtual machine cannot have a disk at /dev/vdb",
+            "  next: name it by its serial number, in the site too: /dev/disk/by-id/virtio-SERIAL"
+        ]
+    );
+}
+
+#[test]
 fn a_lab_that_does_not_run_says_how_to_start_it() {
     let lab = Lab::new();
     let output = lab.run(&["exec", "controller01", "--", "true"]);

@@ -5,7 +5,7 @@
 
 use ostack_image::base::tool::{PASSPHRASE, Tool};
 use ostack_image::lab::agent::Agent;
-use ostack_image::lab::qemu::{Firmware, Machine, Spec};
+use ostack_image::lab::qemu::{self, Disk, Firmware, Machine, Spec};
 use ostack_image::model::load::Project;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
@@ -53,18 +53,19 @@ fn alone(node: &str, expected: &str) {
     let site = Project::site(&folder.join("site.toml")).unwrap();
     let node = site.node(node).unwrap();
     ostack(folder).args(["build", node.role.as_str(), "--node", node.name.as_str(), "--relock"]).run().unwrap();
+    let disk = folder.join(format!("out/{}.qcow2", node.role));
     let spec = Spec {
-        disk: folder.join(format!("out/{}.qcow2", node.role)),
+        disk: Disk::Over(disk.clone(), 20),
+        disks: Vec::new(),
+        cards: qemu::isolated(&site, node, None),
         seed: Some(folder.join(format!("out/{}.seed.img", node.name))),
         firmware: Firmware::Bios,
         memory: 4096,
         cpus: 2,
-        disk_gib: 20,
-        ssh_port: None,
         kernel: None,
     };
     let machine_folder = folder.join(node.name.as_str());
-    let mut machine = Machine::start(&spec, &site, Some(node), &machine_folder).unwrap();
+    let mut machine = Machine::start(&spec, &machine_folder).unwrap();
     let report = machine.wait_for_report(1, PATIENCE).unwrap();
     assert_eq!(
         (report.node.as_str(), report.role.as_str(), report.state.as_str()),
@@ -85,7 +86,7 @@ fn alone(node: &str, expected: &str) {
     assert_eq!(on_node(&machine, "systemctl list-units --failed --plain --no-legend"), "");
     drop(machine);
     std::fs::remove_dir_all(&machine_folder).unwrap();
-    std::fs::remove_file(&spec.disk).unwrap();
+    std::fs::remove_file(&disk).unwrap();
 }
 
 fn steps(machine: &Machine) -> String {
@@ -101,8 +102,9 @@ fn steps(machine: &Machine) -> String {
 /// What a shell command on the node prints; the command must succeed.
 fn on_node(machine: &Machine, command: &str) -> String {
     let answer = Agent::connect(&machine.agent_socket(), PATIENCE).unwrap().shell(command).unwrap();
-    assert_eq!(answer.code, 0, "{command}: {}{}", answer.stdout, answer.stderr);
-    answer.stdout
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(answer.code, 0, "{command}: {}{}", text(&answer.stdout), text(&answer.stderr));
+    text(&answer.stdout)
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use crate::base::error::{Error, Result};
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How much of a failing tool's stderr an error carries, in bytes: enough for the last lines.
 const STDERR_TAIL_BYTES: usize = 2048;
@@ -20,6 +20,7 @@ pub struct Tool {
     env: Vec<(OsString, OsString)>,
     clear_env: bool,
     stdin: Vec<u8>,
+    folder: Option<PathBuf>,
     package: Option<&'static str>,
 }
 
@@ -64,6 +65,7 @@ impl Tool {
             env: Vec::new(),
             clear_env: false,
             stdin: Vec::new(),
+            folder: None,
             package: None,
         }
     }
@@ -100,6 +102,13 @@ impl Tool {
     #[must_use]
     pub fn clear_env(mut self) -> Self {
         self.clear_env = true;
+        self
+    }
+
+    /// The folder that the program starts in; the caller's own by default.
+    #[must_use]
+    pub fn folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_path_buf());
         self
     }
 
@@ -219,6 +228,9 @@ impl Tool {
             }
             // duct carries out the last first: whoever passes it on purpose still does.
             expression = expression.env_remove(PASSPHRASE);
+        }
+        if let Some(folder) = self.folder {
+            expression = expression.dir(folder);
         }
         expression
     }

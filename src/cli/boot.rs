@@ -5,14 +5,13 @@ use super::{Global, print_json, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::name::Role;
-use crate::base::tool::Tool;
 use crate::image::manifest;
-use crate::lab::qemu::{self, Firmware, Machine, Spec};
+use crate::lab::qemu::{self, Disk, Firmware, Machine, Spec};
 use crate::model::site::Node;
 use crate::secrets::{Held, draw};
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 #[derive(Args)]
@@ -73,20 +72,16 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     }
     let kernel = store.path(&image.kernel.digest);
     let spec = Spec {
-        disk,
+        disk: Disk::Over(disk, 20),
         seed: node.is_some().then_some(seed),
+        disks: Vec::new(),
         firmware: if options.bios { Firmware::Bios } else { Firmware::Uefi },
         memory: options.memory,
         cpus: 2,
-        disk_gib: 20,
-        ssh_port: options.ssh_port,
+        cards: node.map(|node| qemu::isolated(&session.site, node, options.ssh_port)).unwrap_or_default(),
         kernel: Some(kernel),
     };
-    if options.check {
-        check(global, options, &session, &spec, node, &folder)
-    } else {
-        interactive(&session, &spec, node, &folder)
-    }
+    if options.check { check(global, options, &spec, &folder) } else { interactive(&spec, &folder) }
 }
 
 /// The site's secrets; where there are none, ones that this boot alone will know.
@@ -102,18 +97,11 @@ fn secrets(session: &Session, options: &Options, node: &Node) -> Result<Held> {
     Ok(held)
 }
 
-fn check(
-    global: &Global,
-    options: &Options,
-    session: &Session,
-    spec: &Spec,
-    node: Option<&Node>,
-    folder: &std::path::Path,
-) -> Result<()> {
+fn check(global: &Global, options: &Options, spec: &Spec, folder: &Path) -> Result<()> {
     let begin = Instant::now();
     let _ = std::fs::remove_file(folder.join("report"));
     eprintln!("  starting {} …", options.role);
-    let mut machine = Machine::start(spec, &session.site, node, folder)?;
+    let mut machine = Machine::start(spec, folder)?;
     let report = machine.wait_for_report(1, Duration::from_secs(options.timeout))?;
     let seconds = begin.elapsed().as_secs_f64();
     if global.json {
@@ -136,15 +124,10 @@ fn check(
         .next("keep the machine with --keep DIR and read its journal"))
 }
 
-fn interactive(session: &Session, spec: &Spec, node: Option<&Node>, folder: &std::path::Path) -> Result<()> {
-    qemu::prepare_disk(spec, folder)?;
-    let mut args = qemu::arguments(spec, &session.site, node, folder)?;
-    // The console belongs to the terminal; Ctrl-a x ends the machine.
-    if let Some(at) = args.iter().position(|word| word == "-serial") {
-        args[at + 1] = "mon:stdio".to_string();
-    }
+fn interactive(spec: &Spec, folder: &Path) -> Result<()> {
+    let machine = qemu::tool_on_terminal(spec, folder)?;
     eprintln!("  Ctrl-a x ends the machine");
-    match Tool::new("qemu-system-x86_64").package("qemu-system-x86").args(args).run_visible()? {
+    match machine.run_visible()? {
         0 => Ok(()),
         code => Err(Error::new(format!("QEMU ended with exit code {code}")).next("read its message above")),
     }

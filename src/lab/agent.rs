@@ -1,8 +1,11 @@
 //! Commands inside a virtual machine, by the QEMU guest agent's protocol: JSON lines over a virtio serial port.
 
 use crate::base::error::{Context, Error, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,9 +21,9 @@ pub struct Answer {
     /// Its exit code.
     pub code: i64,
     /// Its standard output.
-    pub stdout: String,
+    pub stdout: Vec<u8>,
     /// Its standard error.
-    pub stderr: String,
+    pub stderr: Vec<u8>,
 }
 
 impl Agent {
@@ -41,7 +44,7 @@ impl Agent {
     }
 
     fn try_connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).doing(|| "connecting")?;
+        let stream = connect(socket).doing(|| "connecting")?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).doing(|| "connecting")?;
         let mut agent = Self { stream: BufReader::new(stream) };
         let id = 0x0005_7ac4;
@@ -82,60 +85,65 @@ impl Agent {
         }
     }
 
-    /// Runs a shell command to its end.
+    /// Runs a program to its end, for so long or as long as it takes. It has `input` as its standard input, and the agent's
+    /// environment.
     ///
     /// # Errors
-    /// The agent does not answer, or the command takes longer than two minutes.
-    pub fn shell(&mut self, command: &str) -> Result<Answer> {
-        let arguments = json!({ "path": "/bin/sh", "arg": ["-c", command], "capture-output": true });
+    /// There is no such program, the agent does not answer, or the time is over.
+    pub fn run(&mut self, path: &str, args: &[&str], input: &[u8], patience: Option<Duration>) -> Result<Answer> {
+        let arguments = json!({ "path": path, "arg": args, "input-data": BASE64.encode(input), "capture-output": true });
         let pid = self.call("guest-exec", &arguments)?["pid"].take();
         let begin = Instant::now();
         loop {
             let status = self.call("guest-exec-status", &json!({ "pid": pid }))?;
             if status["exited"] == true {
-                let text = |key: &str| decode(status[key].as_str().unwrap_or_default());
+                let output = |key: &str| {
+                    let text = status[key].as_str().unwrap_or_default();
+                    BASE64.decode(text).map_err(|error| Error::new(format!("the guest agent's {key}: {error}")))
+                };
                 return Ok(Answer {
-                    code: status["exitcode"].as_i64().unwrap_or(-1),
-                    stdout: text("out-data"),
-                    stderr: text("err-data"),
+                    // After a signal there is only that, as a shell would say it.
+                    code: status["exitcode"].as_i64().or(status["signal"].as_i64().map(|signal| 128 + signal)).unwrap_or(-1),
+                    stdout: output("out-data")?,
+                    stderr: output("err-data")?,
                 });
             }
-            if begin.elapsed() > Duration::from_secs(120) {
-                return Err(Error::new(format!("`{command}` did not end within two minutes")));
+            if let Some(patience) = patience.filter(|patience| begin.elapsed() > *patience) {
+                return Err(Error::new(format!("`{path} {}` did not end within {} s", args.join(" "), patience.as_secs())));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+
+    /// Runs a shell command to its end, for two minutes at most.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn shell(&mut self, command: &str) -> Result<Answer> {
+        self.run("/bin/sh", &["-c", command], b"", Some(Duration::from_secs(120)))
+    }
 }
 
-/// Base64 (RFC 4648), as the agent sends output.
-fn decode(text: &str) -> String {
-    let value = |c: u8| match c {
-        b'A'..=b'Z' => Some(c - b'A'),
-        b'a'..=b'z' => Some(c - b'a' + 26),
-        b'0'..=b'9' => Some(c - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let (mut bits, mut count, mut bytes) = (0u32, 0, Vec::new());
-    for six in text.bytes().filter_map(value) {
-        bits = bits << 6 | u32::from(six);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+/// A connection to a socket whose path may be longer than the 107 bytes that an address holds.
+///
+/// # Errors
+/// Nobody listens there.
+pub(super) fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    let folder = std::fs::File::open(socket.parent().unwrap_or(Path::new("/")))?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string());
+    UnixStream::connect(short.join(socket.file_name().unwrap_or_default()))
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn output_is_decoded_from_base64() {
-        for (encoded, text) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9vYmFyCg==", "foobar\n")] {
-            assert_eq!(super::decode(encoded), text);
-        }
+    fn a_socket_is_reached_however_long_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = folder.path().join("a".repeat(200));
+        std::fs::create_dir(&long).unwrap();
+        let fd = std::fs::File::open(&long).unwrap();
+        let short = format!("/proc/self/fd/{}/agent.sock", std::os::fd::AsRawFd::as_raw_fd(&fd));
+        let _listener = std::os::unix::net::UnixListener::bind(short).unwrap();
+        super::connect(&long.join("agent.sock")).unwrap();
     }
 }

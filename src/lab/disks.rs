@@ -1,6 +1,6 @@
-//! Disks of a lab's nodes: files of the lab's folder, as loop devices for as long as the node has power.
+//! Disks of a lab's nodes: files of the lab's folder, as loop devices for as long as a container has power.
 
-use super::machine::{Folder, Machine};
+use super::machine::{Disk, Folder, Machine};
 use crate::base::error::{Context, Result};
 use crate::base::fs;
 use crate::base::tool::Tool;
@@ -10,6 +10,31 @@ use std::path::{Path, PathBuf};
 
 /// Where a node's systemd reads which links to make in `/dev`.
 const LINKS: &str = "etc/tmpfiles.d/ostack-lab.conf";
+
+/// The start of the names that udev gives to disks of virtual machines.
+const BY_SERIAL: &str = "/dev/disk/by-id/virtio-";
+
+/// The serial number by which a virtual machine's udev gives a disk the site's name; none where QEMU cannot give it.
+pub fn serial(disk: &Disk) -> Option<&str> {
+    let serial = disk.path.to_str()?.strip_prefix(BY_SERIAL)?;
+    // virtio-blk's limit, and what needs no quoting on QEMU's command line.
+    let plain = serial.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    (plain && (1..=20).contains(&serial.len())).then_some(serial)
+}
+
+/// A node's disk of this number, as a file; blank when it is new.
+///
+/// # Errors
+/// The lab's folder cannot be written.
+pub fn file(folder: &Folder, node: &str, number: usize, disk: &Disk) -> Result<PathBuf> {
+    let file = folder.disks(node).join(number.to_string());
+    if !file.exists() {
+        fs::create_dir_all(&folder.disks(node))?;
+        let made = std::fs::File::create(&file).and_then(|file| file.set_len(disk.bytes));
+        made.doing(|| format!("making {}", file.display()))?;
+    }
+    Ok(file)
+}
 
 /// Makes a loop device of each disk, and lets the node's `root` have links of the site's names to them. Gives the devices' nodes
 /// below `place`, and the paths at which the node has them.
@@ -22,12 +47,7 @@ pub fn attach(folder: &Folder, machine: &Machine, place: &Path, root: &Path) -> 
     let name = machine.node.as_str();
     let (mut binds, mut links) = (Vec::new(), String::new());
     for (number, disk) in machine.disks.iter().enumerate() {
-        let file = folder.disks(name).join(number.to_string());
-        if !file.exists() {
-            fs::create_dir_all(&folder.disks(name))?;
-            let made = std::fs::File::create(&file).and_then(|file| file.set_len(disk.bytes));
-            made.doing(|| format!("making {}", file.display()))?;
-        }
+        let file = file(folder, name, number, disk)?;
         let (device, open) = loops::attach_disk(&file)?;
         // A node of its own: the host's /dev/loopN belongs to whoever has N next.
         let number = open.metadata().doing(|| format!("reading {}", device.display()))?.rdev();
@@ -44,4 +64,17 @@ pub fn attach(folder: &Folder, machine: &Machine, place: &Path, root: &Path) -> 
         fs::write_atomic(&root.join(LINKS), links.as_bytes())?;
     }
     Ok(binds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_virtual_machines_disk_has_its_name_by_its_serial_number() {
+        let of = |path: &str| serial(&Disk { path: path.into(), bytes: 1 }).map(str::to_string);
+        assert_eq!(of("/dev/disk/by-id/virtio-osd").as_deref(), Some("osd"));
+        assert_eq!(of("/dev/disk/by-id/virtio-a,b"), None);
+        assert_eq!(of("/dev/vdb"), None);
+    }
 }

@@ -1,4 +1,5 @@
-//! What happens in a lab's namespaces: a node's root is put together as a real node's initrd does it, and its systemd starts.
+//! What happens in a lab's namespaces: a node's root is put together as a real node's initrd does it, and its systemd starts. A
+//! virtual machine does both by itself.
 //!
 //! ```text
 //! /run/layers/DIGEST    the layers of all images, each mounted once
@@ -11,7 +12,7 @@
 //! ```
 
 use super::machine::{Folder, Machine};
-use super::{disks, group, net};
+use super::{disks, group, net, vm};
 use crate::base::bundle::{BootIndex, SEED_SECRETS};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
@@ -36,6 +37,9 @@ pub fn run(action: &str, folder: &Folder, node: &str) -> Result<()> {
 }
 
 fn start(folder: &Folder, machine: &Machine) -> Result<()> {
+    if let Some(vm) = &machine.vm {
+        return vm::start(folder, machine, vm);
+    }
     let name = machine.node.as_str();
     let place = place(name);
     clear(&place)?;

@@ -4,12 +4,14 @@
 //! FOLDER/
 //! ├── holder.json          the process whose end is the lab's
 //! ├── holder.log
+//! ├── images/              disks of roles, for virtual machines
 //! └── nodes/NAME/
 //!     ├── machine.json     a Machine
 //!     ├── seed.img         the node's seed
 //!     ├── console.log      what its console shows, since its last start
 //!     ├── disks/           its disks beside the system's, as files
-//!     └── state/           what outlives a power cut: the state partition of a real node
+//!     ├── state/           what outlives a container's power cut: the state partition of a real node
+//!     └── system.raw       a virtual machine's disk, with a state partition, and beside it QEMU's own files
 //! ```
 
 use crate::base::bundle::BootState;
@@ -42,6 +44,20 @@ pub struct Machine {
     /// Its disks beside the system's.
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// What it is as a virtual machine; none: a container.
+    #[serde(default)]
+    pub vm: Option<Vm>,
+}
+
+/// A virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// The image's kernel, to try KVM with.
+    pub kernel: PathBuf,
 }
 
 /// A disk of a node, blank at first.
@@ -95,6 +111,16 @@ impl Folder {
     /// What outlives a node's power cut.
     pub fn state(&self, node: &str) -> PathBuf {
         self.node(node).join("state")
+    }
+
+    /// The disk of a virtual machine.
+    pub fn system(&self, node: &str) -> PathBuf {
+        self.node(node).join("system.raw")
+    }
+
+    /// The folder of the images that disks are copies of.
+    pub fn images(&self) -> PathBuf {
+        self.0.join("images")
     }
 
     /// A node's seed.

@@ -1,4 +1,5 @@
-//! The lab's cables: a bridge for each network, and a veth from each interface of a node to its bridge.
+//! The lab's cables: a bridge for each network, and from each interface of a node a veth to its bridge; a virtual machine's
+//! interfaces are taps on it.
 //!
 //! Bridges are in the holder's network namespace, which has no other interface: nothing that a node sends leaves it.
 
@@ -15,7 +16,8 @@ pub fn namespace(node: &str) -> String {
     format!("{NAMES}/{node}")
 }
 
-/// Makes the bridges that the node's cables need and are not there yet, its namespace, and its cables.
+/// Makes the bridges that the node's cables need and are not there yet, its namespace, and its cables; a virtual machine needs
+/// no namespace.
 ///
 /// # Errors
 /// `ip` is missing or refuses.
@@ -30,9 +32,16 @@ pub fn plug(machine: &Machine) -> Result<()> {
             lines.extend([add, format!("link set {bridge} up")]);
         }
     }
-    lines.push(format!("netns add {node}"));
+    if machine.vm.is_none() {
+        lines.push(format!("netns add {node}"));
+    }
     for (number, interface) in machine.interfaces.iter().enumerate() {
         let end = end(machine, number);
+        if machine.vm.is_some() {
+            lines.push(format!("tuntap add dev {end} mode tap"));
+            lines.push(format!("link set {end} master {} up", interface.bridge));
+            continue;
+        }
         let mac = interface.mac.as_ref().map(|mac| format!("address {mac} ")).unwrap_or_default();
         lines.push(format!("link add {end} type veth peer name {} {mac}netns {node}", interface.name));
         lines.push(format!("link set {end} master {} up", interface.bridge));
@@ -70,7 +79,7 @@ pub fn carry(machine: &Machine, on: bool) -> Result<()> {
 }
 
 /// The bridge's end of a node's cable. Names of interfaces have 15 characters at most.
-fn end(machine: &Machine, number: usize) -> String {
+pub fn end(machine: &Machine, number: usize) -> String {
     format!("lab{}-{number}", machine.place)
 }
 

@@ -1,8 +1,9 @@
-//! One node as a QEMU machine: the role's disk under a throw-away overlay, the node's seed, its two networks cut off.
+//! One node as a QEMU machine: a disk, the node's seed, its network cards.
 //!
 //! The machine reports over a virtio serial port (`org.ostack.report`, one JSON line per boot) and takes commands by
-//! QEMU's guest agent. `restrict=on` keeps it from reaching anything; a port forward to its SSH is made on loopback when asked.
+//! QEMU's guest agent. Alone it has networks that end in QEMU ([`isolated`]); in a lab its cards are taps (`vm`).
 
+use super::agent;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::tool::Tool;
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const QEMU: &str = "qemu-system-x86_64";
+/// The overlay of a machine that has one.
+const OVERLAY: &str = "disk.qcow2";
 /// TCG of QEMU 7.2 (Debian 12) crashes Debian 13's kernel; 10.0 boots it.
 const OLDEST_TCG: u32 = 8;
 
@@ -24,23 +27,42 @@ pub enum Firmware {
     Bios,
 }
 
+/// The disk that a machine starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disk {
+    /// An overlay of the machine's own, `disk.qcow2` in its folder, of so many GiB as a cloud's flavour would set it. The file
+    /// below is only read.
+    Over(PathBuf, u32),
+    /// A raw file that is the machine's own.
+    Own(PathBuf),
+}
+
+/// A network card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// Its MAC address.
+    pub mac: String,
+    /// What it is plugged into: QEMU's `-netdev` without an id.
+    pub netdev: String,
+}
+
 /// What the machine is.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// The role's disk; it is only read.
-    pub disk: PathBuf,
+    /// What it starts from.
+    pub disk: Disk,
     /// The node's seed; without one the machine waits for it.
     pub seed: Option<PathBuf>,
+    /// Other disks: serial number, raw file.
+    pub disks: Vec<(String, PathBuf)>,
     /// How it starts.
     pub firmware: Firmware,
     /// Memory in MiB.
     pub memory: u32,
     /// Processors.
     pub cpus: u32,
-    /// The disk's size in GiB, as a cloud's flavour would set it.
-    pub disk_gib: u32,
-    /// Forward this port of loopback to the node's SSH.
-    pub ssh_port: Option<u16>,
+    /// Network cards.
+    pub cards: Vec<Card>,
     /// Kernel of the image, to try KVM with.
     pub kernel: Option<PathBuf>,
 }
@@ -72,10 +94,8 @@ impl Machine {
     ///
     /// # Errors
     /// QEMU is missing or too old, or does not start.
-    pub fn start(spec: &Spec, site: &Site, node: Option<&Node>, folder: &Path) -> Result<Self> {
-        prepare_disk(spec, folder)?;
-        let args = arguments(spec, site, node, folder)?;
-        let handle = Tool::new(QEMU).package("qemu-system-x86").args(args).start(&folder.join("qemu.log"))?;
+    pub fn start(spec: &Spec, folder: &Path) -> Result<Self> {
+        let handle = tool(spec, folder)?.start(&folder.join("qemu.log"))?;
         Ok(Self { handle, folder: folder.to_path_buf() })
     }
 
@@ -134,8 +154,7 @@ impl Machine {
     /// The monitor cannot be reached.
     pub fn monitor(&self, command: &str) -> Result<()> {
         use std::io::{Read, Write};
-        let mut stream =
-            std::os::unix::net::UnixStream::connect(self.folder.join("monitor.sock")).doing(|| "reaching QEMU's monitor")?;
+        let mut stream = agent::connect(&self.folder.join("monitor.sock")).doing(|| "reaching QEMU's monitor")?;
         stream.write_all(format!("{command}\n").as_bytes()).doing(|| "asking QEMU's monitor")?;
         stream.set_read_timeout(Some(Duration::from_millis(500))).doing(|| "asking QEMU's monitor")?;
         // The answer is for people; reading it to its end makes sure that the command has been carried out.
@@ -156,39 +175,48 @@ impl Drop for Machine {
     }
 }
 
-/// Makes the machine's own disk over the role's, which stays as it is; one that is there already is kept.
+/// The program that is the machine, with the folder made ready for it.
 ///
 /// # Errors
-/// `qemu-img` is missing or fails.
-pub fn prepare_disk(spec: &Spec, folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder)?;
-    let disk = folder.join("disk.qcow2");
-    if !disk.exists() {
-        let backing = std::path::absolute(&spec.disk).doing(|| format!("finding {}", spec.disk.display()))?;
-        Tool::new("qemu-img")
-            .package("qemu-utils")
-            .args([
-                "create",
-                "-q",
-                "-f",
-                "qcow2",
-                "-F",
-                if spec.disk.extension().is_some_and(|suffix| suffix == "raw") { "raw" } else { "qcow2" },
-                "-b",
-            ])
-            .arg(backing)
-            .arg(&disk)
-            .arg(format!("{}G", spec.disk_gib))
-            .run()?;
+/// QEMU is missing or too old, or its firmware is missing.
+pub fn tool(spec: &Spec, folder: &Path) -> Result<Tool> {
+    prepare(spec, folder)?;
+    // Sockets are named from the folder: their addresses hold 107 bytes only.
+    Ok(Tool::new(QEMU).package("qemu-system-x86").args(arguments(spec, folder)?).folder(folder))
+}
+
+/// The same on the caller's terminal, which is the machine's console.
+///
+/// # Errors
+/// As [`tool`].
+pub fn tool_on_terminal(spec: &Spec, folder: &Path) -> Result<Tool> {
+    prepare(spec, folder)?;
+    let mut args = arguments(spec, folder)?;
+    if let Some(at) = args.iter().position(|word| word == "-serial") {
+        args[at + 1] = "mon:stdio".to_string();
     }
-    Ok(())
+    Ok(Tool::new(QEMU).package("qemu-system-x86").args(args).folder(folder))
+}
+
+/// Makes the machine's own disk over the role's, which stays as it is; one that is there already is kept.
+fn prepare(spec: &Spec, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let disk = folder.join(OVERLAY);
+    let Disk::Over(image, gib) = &spec.disk else { return Ok(()) };
+    if disk.exists() {
+        return Ok(());
+    }
+    let image = std::path::absolute(image).doing(|| format!("finding {}", image.display()))?;
+    let below = if image.extension().is_some_and(|suffix| suffix == "raw") { "raw" } else { "qcow2" };
+    let create = Tool::new("qemu-img").package("qemu-utils").args(["create", "-q", "-f", "qcow2", "-F", below, "-b"]);
+    create.arg(image).arg(&disk).arg(format!("{gib}G")).run().map(|_| ())
 }
 
 /// The command line of QEMU.
 ///
 /// # Errors
 /// The firmware is missing, or this QEMU cannot run the machine.
-pub fn arguments(spec: &Spec, site: &Site, node: Option<&Node>, folder: &Path) -> Result<Vec<String>> {
+fn arguments(spec: &Spec, folder: &Path) -> Result<Vec<String>> {
     let at = |name: &str| folder.join(name).display().to_string();
     let mut args: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|word| (*word).to_string()));
@@ -212,49 +240,59 @@ pub fn arguments(spec: &Spec, site: &Site, node: Option<&Node>, folder: &Path) -
         add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", code.display())]);
         add(&["-drive", &format!("if=pflash,format=raw,file={}", own.display())]);
     }
-    add(&["-drive", &format!("if=none,id=system,format=qcow2,cache=unsafe,file={}", at("disk.qcow2"))]);
+    let (format, file) = match &spec.disk {
+        Disk::Over(..) => ("qcow2", at(OVERLAY)),
+        Disk::Own(file) => ("raw", file.display().to_string()),
+    };
+    add(&["-drive", &format!("if=none,id=system,format={format},cache=unsafe,file={file}")]);
     add(&["-device", "virtio-blk-pci,drive=system,serial=ostack-system,bootindex=0"]);
     // Room to plug a seed into a machine that waits for one.
     add(&["-device", "pcie-root-port,id=plug,chassis=9"]);
     if let Some(seed) = &spec.seed {
+        let seed = std::path::absolute(seed).doing(|| format!("finding {}", seed.display()))?;
         add(&["-drive", &format!("if=none,id=seed,format=raw,readonly=on,file={}", seed.display())]);
         add(&["-device", "virtio-blk-pci,drive=seed,serial=ostack-seed"]);
     }
-    networks(&mut args, spec, site, node);
-    let mut add = |words: &[&str]| args.extend(words.iter().map(|word| (*word).to_string()));
+    for (number, (serial, file)) in spec.disks.iter().enumerate() {
+        add(&["-drive", &format!("if=none,id=disk{number},format=raw,cache=unsafe,file={}", file.display())]);
+        add(&["-device", &format!("virtio-blk-pci,drive=disk{number},serial={serial}")]);
+    }
+    for (number, Card { mac, netdev }) in spec.cards.iter().enumerate() {
+        let (kind, rest) = netdev.split_once(',').unwrap_or((netdev, ""));
+        add(&["-netdev", &format!("{kind},id=net{number},{rest}")]);
+        add(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=")]);
+    }
     add(&["-chardev", &format!("file,id=console,path={},append=on", at("console.log")), "-serial", "chardev:console"]);
     add(&["-device", "virtio-serial-pci"]);
     add(&["-chardev", &format!("file,id=report,path={},append=on", at("report"))]);
     add(&["-device", "virtserialport,chardev=report,name=org.ostack.report"]);
-    add(&["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", at("agent.sock"))]);
+    add(&["-chardev", "socket,id=agent,path=agent.sock,server=on,wait=off"]);
     add(&["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]);
-    add(&["-monitor", &format!("unix:{},server=on,wait=off", at("monitor.sock"))]);
+    add(&["-monitor", "unix:monitor.sock,server=on,wait=off"]);
     add(&["-device", "virtio-rng-pci"]);
     Ok(args)
 }
 
-fn networks(args: &mut Vec<String>, spec: &Spec, site: &Site, node: Option<&Node>) {
-    let Some(node) = node else { return };
-    for (number, adapter) in node.interfaces.iter().filter(|one| one.kind == Kind::Card).enumerate() {
-        // One that nobody could recognise is of no use.
-        let Some(mac) = &adapter.mac else { continue };
-        let id = format!("net{number}");
-        let netdev = match (adapter.network, adapter.address) {
-            (Some("management"), Some(address)) => {
-                let forward = spec.ssh_port.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-{address}:22"));
-                format!("user,id={id},restrict=on,net={}{}", site.management.subnet, forward.unwrap_or_default())
-            }
-            (Some("external"), Some(_)) => format!("user,id={id},restrict=on,net={}", site.external.subnet),
-            // A cable that ends at a hub of its own.
-            _ => format!("hubport,id={id},hubid={number}"),
-        };
-        args.extend([
-            "-netdev".to_string(),
-            netdev,
-            "-device".to_string(),
-            format!("virtio-net-pci,netdev={id},mac={mac},romfile="),
-        ]);
-    }
+/// A node's cards when it is alone: networks that end in QEMU. `restrict=on` keeps the machine from reaching anything; a
+/// port of loopback leads to its SSH if asked for.
+pub fn isolated(site: &Site, node: &Node, ssh_port: Option<u16>) -> Vec<Card> {
+    let cards = node.interfaces.iter().filter(|one| one.kind == Kind::Card).enumerate();
+    // One without an address of its own is one that the node could not recognise.
+    let known = cards.filter_map(|(number, card)| Some((number, card, card.mac.clone()?)));
+    known
+        .map(|(number, card, mac)| {
+            let netdev = match (card.network, card.address) {
+                (Some("management"), Some(address)) => {
+                    let forward = ssh_port.map(|port| format!(",hostfwd=tcp:127.0.0.1:{port}-{address}:22"));
+                    format!("user,restrict=on,net={}{}", site.management.subnet, forward.unwrap_or_default())
+                }
+                (Some("external"), Some(_)) => format!("user,restrict=on,net={}", site.external.subnet),
+                // A cable that ends at a hub of its own.
+                _ => format!("hubport,hubid={number}"),
+            };
+            Card { mac, netdev }
+        })
+        .collect()
 }
 
 /// OVMF's code and the variables to start from, as Debian 12 and 13 install them.
