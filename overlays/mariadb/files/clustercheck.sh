@@ -16,7 +16,7 @@ while read -r line; do
 done
 
 # One row per variable: name, tab, value.
-status=$({% if release == "train-centos7" %}mysql{% else %}mariadb{% endif %} --defaults-file=/etc/mysql/clustercheck.cnf --batch --skip-column-names --execute "
+status=$(mysql --defaults-file=/etc/mysql/clustercheck.cnf --batch --skip-column-names --execute "
     SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_cluster_status', 'wsrep_local_state_comment', 'wsrep_ready')" 2>&1) \
     || answer '503 Service Unavailable' "no answer from the database: $status"
 
