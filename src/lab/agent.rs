@@ -7,12 +7,21 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long the agent may take to find its place, and to answer a call.
+const SYNC: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long a command keeps the agent to itself: QEMU gives it to one client after the other.
+const ALONE: Duration = Duration::from_secs(1);
+/// How long to wait for it when others have it.
+const TURN: Duration = Duration::from_secs(120);
 
 /// A connection to the agent of one machine.
 pub struct Agent {
     stream: BufReader<UnixStream>,
+    socket: PathBuf,
 }
 
 /// What a command inside the machine gave.
@@ -45,13 +54,16 @@ impl Agent {
 
     fn try_connect(socket: &Path) -> Result<Self> {
         let stream = connect(socket).doing(|| "connecting")?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).doing(|| "connecting")?;
-        let mut agent = Self { stream: BufReader::new(stream) };
-        let id = 0x0005_7ac4;
+        stream.set_read_timeout(Some(SYNC)).doing(|| "connecting")?;
+        let mut agent = Self { stream: BufReader::new(stream), socket: socket.to_path_buf() };
+        // Nobody else's: an answer that comes late to a client that has gone is read by the next one.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let id = since.as_nanos() as u64 >> 12 & 0x000f_ffff_ffff_ffff;
         // The agent may still hold half a command of an earlier connection: 0xff makes it drop that.
         agent.send(&json!({ "execute": "guest-sync", "arguments": { "id": id } }), &[0xff])?;
         loop {
-            if agent.receive()?["return"] == id {
+            if agent.receive()?.get("return").and_then(Value::as_u64) == Some(id) {
+                agent.stream.get_ref().set_read_timeout(Some(ANSWER)).doing(|| "connecting")?;
                 return Ok(agent);
             }
         }
@@ -92,11 +104,17 @@ impl Agent {
     /// There is no such program, the agent does not answer, or the time is over.
     pub fn run(&mut self, path: &str, args: &[&str], input: &[u8], patience: Option<Duration>) -> Result<Answer> {
         let arguments = json!({ "path": path, "arg": args, "input-data": BASE64.encode(input), "capture-output": true });
-        let pid = self.call("guest-exec", &arguments)?["pid"].take();
+        let started = self.call("guest-exec", &arguments)?;
+        let pid = started.get("pid").and_then(Value::as_i64);
+        let pid = pid.ok_or_else(|| Error::new(format!("the guest agent's answer to guest-exec is {started}")))?;
         let begin = Instant::now();
         loop {
             let status = self.call("guest-exec-status", &json!({ "pid": pid }))?;
             if status["exited"] == true {
+                if status["out-truncated"] == true || status["err-truncated"] == true {
+                    return Err(Error::new(format!("`{path} {}` says more than the guest agent keeps", args.join(" ")))
+                        .next("let it write to a file"));
+                }
                 let output = |key: &str| {
                     let text = status[key].as_str().unwrap_or_default();
                     BASE64.decode(text).map_err(|error| Error::new(format!("the guest agent's {key}: {error}")))
@@ -111,8 +129,22 @@ impl Agent {
             if let Some(patience) = patience.filter(|patience| begin.elapsed() > *patience) {
                 return Err(Error::new(format!("`{path} {}` did not end within {} s", args.join(" "), patience.as_secs())));
             }
-            std::thread::sleep(Duration::from_millis(50));
+            if begin.elapsed() < ALONE {
+                std::thread::sleep(Duration::from_millis(50));
+            } else {
+                self.give_way()?;
+            }
         }
+    }
+
+    /// Lets others have the agent for a while.
+    fn give_way(&mut self) -> Result<()> {
+        // Half of a pair that leads nowhere: the connection must be closed before the pause, and there must be one in its place.
+        let (nowhere, _) = UnixStream::pair().doing(|| "leaving the guest agent")?;
+        self.stream = BufReader::new(nowhere);
+        std::thread::sleep(Duration::from_millis(200));
+        *self = Self::connect(&self.socket, TURN)?;
+        Ok(())
     }
 
     /// Runs a shell command to its end, for two minutes at most.

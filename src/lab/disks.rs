@@ -19,7 +19,8 @@ pub fn serial(disk: &Disk) -> Option<&str> {
     let serial = disk.path.to_str()?.strip_prefix(BY_SERIAL)?;
     // virtio-blk's limit, and what needs no quoting on QEMU's command line.
     let plain = serial.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    (plain && (1..=20).contains(&serial.len())).then_some(serial)
+    // The machine's own disks have names of their own.
+    (plain && (1..=20).contains(&serial.len()) && !serial.starts_with("ostack-")).then_some(serial)
 }
 
 /// A node's disk of this number, as a file; blank when it is new.
@@ -30,8 +31,9 @@ pub fn file(folder: &Folder, node: &str, number: usize, disk: &Disk) -> Result<P
     let file = folder.disks(node).join(number.to_string());
     if !file.exists() {
         fs::create_dir_all(&folder.disks(node))?;
-        let made = std::fs::File::create(&file).and_then(|file| file.set_len(disk.bytes));
-        made.doing(|| format!("making {}", file.display()))?;
+        use std::os::unix::fs::OpenOptionsExt;
+        let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
+        made.and_then(|file| file.set_len(disk.bytes)).doing(|| format!("making {}", file.display()))?;
     }
     Ok(file)
 }
@@ -76,5 +78,6 @@ mod tests {
         assert_eq!(of("/dev/disk/by-id/virtio-osd").as_deref(), Some("osd"));
         assert_eq!(of("/dev/disk/by-id/virtio-a,b"), None);
         assert_eq!(of("/dev/vdb"), None);
+        assert_eq!(of("/dev/disk/by-id/virtio-ostack-seed"), None);
     }
 }

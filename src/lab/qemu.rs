@@ -320,6 +320,8 @@ fn kvm_works(kernel: Option<&Path>, folder: &Path) -> bool {
         return false;
     }
     let serial = folder.join("kvm-trial.log");
+    // What an earlier trial has left must not be taken for this one's.
+    let _ = std::fs::remove_file(&serial);
     let tool = Tool::new(QEMU)
         .args([
             "-nodefaults",

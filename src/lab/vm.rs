@@ -1,7 +1,7 @@
 //! A node of a lab as a virtual machine: QEMU in the lab's namespaces, its cards on the lab's bridges.
 //!
-//! Its disk is a file that holds what a real node's disk holds. A new image is put under its state as on a real disk: everything
-//! before the state partition is the image's, the state stays.
+//! Its disk is a file that holds what a real node's disk holds. A new image is put under its state: everything before the state
+//! partition is the image's, the state stays where it is.
 
 use super::machine::{Folder, Interface, Machine, Vm};
 use super::qemu::{self, Card, Disk, Firmware, Spec};
@@ -9,13 +9,15 @@ use super::{disks, group, net};
 use crate::base::bundle::STATE_PARTITION;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
-use crate::base::gpt::{SECTOR, Table};
+use crate::base::gpt::{Partition, SECTOR, Table};
 use rustix::fs::SeekFrom;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// The size of a machine's disk in bytes; nearly all of it a hole at first.
 const SIZE: u64 = 20 << 30;
+/// What to do when the state cannot be kept.
+const FROM_NOTHING: &str = "start it from nothing: ostack-image lab reimage NODE --wipe-state";
 /// What QEMU itself says.
 pub const LOG: &str = "qemu.log";
 /// The guest agent's socket in the node's folder.
@@ -90,31 +92,39 @@ pub fn start(folder: &Folder, machine: &Machine, vm: &Vm) -> Result<()> {
 /// kept. The old disk is there until the new one is whole.
 ///
 /// # Errors
-/// The image reaches into the state, or the folder cannot be written.
+/// The image reaches into the state, the old disk has no table that can be read, or the folder cannot be written.
 pub fn put(image: &Path, disk: &Path) -> Result<()> {
-    let new = fs::temporary_beside(disk)?;
-    let file = new.as_file();
     let what = || format!("writing {}", disk.display());
     let source = fs::open(image)?;
     let length = source.metadata().doing(what)?.len();
-    let size = SIZE.max(length);
+    let old = disk.exists().then(|| fs::open(disk)).transpose()?;
+    let before = old.as_ref().map(|old| old.metadata().map(|meta| meta.len())).transpose().doing(what)?.unwrap_or(0);
+    let size = SIZE.max(length).max(before);
+    let state = old.as_ref().map(|old| state_of(old, before)).transpose().map_err(|error| error.doing(what()))?.flatten();
+    let new = fs::temporary_beside(disk)?;
+    let file = new.as_file();
     file.set_len(size).doing(what)?;
-    copy(&source, file, 0, length).doing(what)?;
-    if disk.exists() {
-        let old = OpenOptions::new().read(true).open(disk).doing(|| format!("opening {}", disk.display()))?;
-        keep_state(&old, file, size).map_err(|error| error.doing(what()))?;
+    // What the image has behind, its second table, would be in the state.
+    let end = state.as_ref().map_or(length, |state| length.min(state.first * SECTOR));
+    copy(&source, file, 0, end).doing(what)?;
+    if let (Some(old), Some(state)) = (&old, state) {
+        keep(old, state, file, size).map_err(|error| error.doing(what()))?;
     }
     fs::persist(new, disk, 0o600)
 }
 
-/// Copies the state partition of the `old` disk to its place on the `new` one, and names it in the table there.
-fn keep_state(old: &File, new: &File, size: u64) -> Result<()> {
-    let length = old.metadata().doing(|| "reading the old disk's size")?.len();
-    let Some(table) = Table::read(old, length / SECTOR)? else { return Ok(()) };
-    // One that is new by name holds nothing yet.
-    let Some((_, state)) = table.named(STATE_PARTITION) else { return Ok(()) };
+/// The state partition of a disk; one that is new by name holds nothing yet.
+fn state_of(disk: &File, length: u64) -> Result<Option<Partition>> {
+    let table = Table::read(disk, length / SECTOR)?.ok_or_else(|| {
+        Error::new("the old disk has no partition table that can be read").next(FROM_NOTHING)
+    })?;
+    Ok(table.named(STATE_PARTITION).map(|(_, state)| state.clone()))
+}
+
+/// Copies the state partition to its place on the new disk, and names it in the table there.
+fn keep(old: &File, state: Partition, new: &File, size: u64) -> Result<()> {
     let mut table = Table::read(new, size / SECTOR)?.ok_or_else(|| Error::new("the image has no partition table"))?;
-    table.add(state.clone()).map_err(|error| error.next("start it from nothing: ostack-image lab reimage NODE --wipe-state"))?;
+    table.add(state.clone()).map_err(|error| error.next(FROM_NOTHING))?;
     copy(old, new, state.first * SECTOR, (state.last + 1) * SECTOR).doing(|| "copying the state")?;
     table.write(new)
 }
@@ -146,7 +156,7 @@ fn copy(source: &File, target: &File, from: u64, end: u64) -> std::io::Result<()
 mod tests {
     use super::*;
     use crate::base::digest::Digest;
-    use crate::base::gpt::{Guid, Partition};
+    use crate::base::gpt::Guid;
     use std::os::unix::fs::FileExt;
 
     /// A disk with one partition, `name`, that holds `text`.
@@ -184,6 +194,31 @@ mod tests {
         assert_eq!((at(&own, 2048, 13), at(&own, 40960, 9)), ("the new image".to_string(), "the state".to_string()));
         // The code that BIOS starts is the image's.
         assert_eq!(at(&own, 0, 2), "\u{7}\u{7}");
+    }
+
+    #[test]
+    fn what_an_image_has_where_the_state_is_does_not_get_into_its_holes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, own) = (folder.path().join("image.raw"), folder.path().join("system.raw"));
+        disk(&own, SIZE / SECTOR, (STATE_PARTITION, 40960, 81919), "the state");
+        // Its second table is in its last 33 sectors.
+        disk(&image, 65536, ("system", 2048, 40959), "the new image");
+        assert_eq!(at(&image, 65535, 8), "EFI PART");
+        put(&image, &own).unwrap();
+        assert_eq!(at(&own, 65535, 8), "\0".repeat(8));
+    }
+
+    #[test]
+    fn a_disk_whose_table_cannot_be_read_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, own) = (folder.path().join("image.raw"), folder.path().join("system.raw"));
+        disk(&image, 65536, ("system", 2048, 40959), "the new image");
+        std::fs::write(&own, vec![1; 1 << 20]).unwrap();
+        assert_eq!(
+            put(&image, &own).unwrap_err().to_string(),
+            format!("writing {}: the old disk has no partition table that can be read\n  next: {FROM_NOTHING}", own.display())
+        );
+        assert_eq!(std::fs::read(&own).unwrap(), vec![1; 1 << 20]);
     }
 
     #[test]

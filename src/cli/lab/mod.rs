@@ -51,7 +51,7 @@ enum Verb {
     },
     /// Show every node: whether it runs, how its systemd is, how far its steps are
     Status,
-    /// Run a command in a node
+    /// Run a command in a node; a virtual machine takes input whole, and gives output at the end
     Exec {
         /// Node to run it in
         node: String,
@@ -166,6 +166,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     match &options.verb {
         Verb::Up { nodes, disks, backend, memory, timeout, secrets } => {
             session.warn();
+            let named = !nodes.is_empty();
             let nodes: Vec<&Node> = match nodes.is_empty() {
                 true => session.site.nodes.iter().collect(),
                 false => nodes.iter().map(|name| session.site.node(name)).collect::<Result<_>>()?,
@@ -178,6 +179,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
                 folder: &folder,
                 disks,
                 place: *backend,
+                named,
                 memory: *memory,
                 anew: false,
                 secrets,
@@ -218,8 +220,8 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
                 }
             }
             let patience = Duration::from_secs(*timeout);
-            let (disks, place, memory) = (&[][..], None, None);
-            Start { session: &session, folder: &folder, disks, place, memory, anew: true, secrets, patience }.up(&[node])
+            let (disks, place, named, memory) = (&[][..], None, true, None);
+            Start { session: &session, folder: &folder, disks, place, named, memory, anew: true, secrets, patience }.up(&[node])
         }
         Verb::Down { wipe } => down(&folder, *wipe),
     }

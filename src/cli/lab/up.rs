@@ -25,8 +25,10 @@ pub(super) struct Start<'a> {
     pub folder: &'a Folder,
     /// Disks beside the system's.
     pub disks: &'a [Extra],
-    /// What a node that is new here becomes; others stay what they are.
+    /// What a node that is new here becomes; others stay what they are, and being told otherwise by name is an error.
     pub place: Option<Place>,
+    /// Whether the nodes were named one by one.
+    pub named: bool,
     /// Memory of a virtual machine in MiB; that of its last start if there is none.
     pub memory: Option<u32>,
     /// Put the image under a virtual machine also if it has been put there before.
@@ -46,17 +48,20 @@ impl Start<'_> {
     pub fn up(&self, nodes: &[&Node]) -> Result<()> {
         let lock = self.session.release_lock()?;
         let held = held(self.session, self.folder, self.secrets)?;
-        let machines = nodes.iter().map(|node| self.machine(node)).collect::<Result<Vec<_>>>()?;
+        let store = self.session.store()?;
+        let images = nodes.iter().map(|node| manifest::read(&store, node.role.as_str())).collect::<Result<Vec<_>>>()?;
+        let machines = nodes.iter().zip(&images).map(|(node, image)| self.machine(node, image)).collect::<Result<Vec<_>>>()?;
         let running = Holder::find(self.folder)?;
         let runs = |name: &str| running.is_some_and(|holder| outside::leader(holder, name).is_some());
-        let off: Vec<_> = nodes.iter().zip(&machines).filter(|(node, _)| !runs(node.name.as_str())).collect();
-        for (node, machine) in &off {
+        let all = nodes.iter().zip(&machines).zip(&images);
+        let off: Vec<_> = all.filter(|((node, _), _)| !runs(node.name.as_str())).collect();
+        for ((node, machine), image) in &off {
             if machine.vm.is_some() {
-                self.put_image(&lock, node, machine)?;
+                self.put_image(&lock, node, image)?;
             }
         }
         let holder = Holder::ensure(self.folder)?;
-        for (node, machine) in off {
+        for ((node, machine), _) in off {
             let name = node.name.as_str();
             seed::write_to(self.session, &lock, node, Some(&self.folder.seed(name)), Some(&held))?;
             self.folder.write(machine)?;
@@ -68,7 +73,7 @@ impl Start<'_> {
     }
 
     /// What a node is: its role's image, its cables, and its disks; those of an earlier start stay.
-    fn machine(&self, node: &Node) -> Result<Machine> {
+    fn machine(&self, node: &Node, image: &Image) -> Result<Machine> {
         let (session, folder, name) = (self.session, self.folder, node.name.as_str());
         let store = session.store()?;
         let before = folder.read(name).ok();
@@ -78,11 +83,10 @@ impl Start<'_> {
                 disks.push(extra.disk.clone());
             }
         }
-        let image = manifest::read(&store, node.role.as_str())?;
         let absolute = |path: PathBuf| std::path::absolute(&path).doing(|| format!("finding {}", path.display()));
         let layers = image.layers.iter().map(|layer| absolute(store.path(&layer.blob.digest)));
         let was = before.as_ref().map(|machine| if machine.vm.is_some() { Place::Qemu } else { Place::Nspawn });
-        let place = self.place.or(was).unwrap_or(Place::Nspawn);
+        let place = was.filter(|_| !self.named).or(self.place).or(was).unwrap_or(Place::Nspawn);
         // The state of the one is nothing to the other.
         if was.is_some_and(|was| was != place) {
             return Err(Error::new(format!("{name} is no {} in this lab", place.words()))
@@ -109,19 +113,18 @@ impl Start<'_> {
     }
 
     /// Puts the role's disk under a virtual machine.
-    fn put_image(&self, lock: &ReleaseLock, node: &Node, machine: &Machine) -> Result<()> {
+    fn put_image(&self, lock: &ReleaseLock, node: &Node, image: &Image) -> Result<()> {
         let (session, folder, name) = (self.session, self.folder, node.name.as_str());
         let disk = folder.system(name);
-        if !self.anew && disk.exists() && folder.read(name).is_ok_and(|before| before.image == machine.image) {
+        if !self.anew && disk.exists() && folder.read(name).is_ok_and(|before| before.image == image.manifest.digest) {
             return Ok(());
         }
         let store = session.store()?;
-        let image: Image = manifest::read(&store, node.role.as_str())?;
         let plan = session.plan(session.role(node.role)?, lock)?;
         let write_lock = store.lock()?;
         let tools = build::tools(&store, &write_lock, &plan, &Steps::new(false))?;
         let spec = session.project.disk()?;
-        let maker = Maker { store: &store, image: &image, spec: &spec, tools_key: plan.tools.digest() };
+        let maker = Maker { store: &store, image, spec: &spec, tools_key: plan.tools.digest() };
         let images = folder.images();
         fs::create_dir_all(&images)?;
         let raw = match maker.found(&images, Format::Raw) {
@@ -170,12 +173,12 @@ pub(super) fn wait(folder: &Folder, holder: Holder, nodes: &[String], patience: 
     for node in nodes {
         let report = format!("ostack: {node} is up");
         while !String::from_utf8_lossy(&std::fs::read(folder.console(node)).unwrap_or_default()).contains(&report) {
-            let state = system(folder, holder, node);
             if folder.read(node)?.vm.is_some() && outside::leader(holder, node).is_none() {
                 return Err(Error::new(format!("{node} has ended: {}", outside::last_words(folder, node)?))
                     .next(format!("read {}", folder.console(node).display())));
             }
             if begin.elapsed() > patience {
+                let state = system(folder, holder, node);
                 return Err(Error::new(format!("{node} is not up after {} s: {state}", patience.as_secs()))
                     .next(format!("read {}, or: ostack-image lab exec {node} -- journalctl", folder.console(node).display())));
             }

@@ -28,7 +28,7 @@ use crate::base::fs;
 use crate::model::step::{Step, StepScope};
 use crate::node::console;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a step rests that says "not yet": it doubles from the first to the last of these while it says the same.
 const RESTS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(20)];
@@ -80,14 +80,12 @@ fn keep(step: &Step, board: &Board) {
         if !board.is_done(&step.name) {
             board.wait_for(&step.after, &step.name);
         }
-        let begin = Instant::now();
         let state = turn(step, board);
-        let took = begin.elapsed();
         let says = board.words(&step.name);
         rest = if says == said { (rest * 2).min(RESTS[1]) } else { RESTS[0] };
         said = says;
         match state {
-            State::Done => std::thread::sleep(pace(Duration::from_secs(step.again), took)),
+            State::Done => std::thread::sleep(pace(Duration::from_secs(step.again), board.took(&step.name))),
             State::Failed => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(PAUSES[1]);
