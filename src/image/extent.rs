@@ -154,15 +154,19 @@ fn copy(file: &File, extents: &[Extent]) -> Result<()> {
             }
             Source::File(path, start) => {
                 let source = crate::base::fs::open(path)?;
-                copy_range(&source, *start, file, extent).doing(|| format!("copying {}", path.display()))?;
+                copy_range(&source, *start, file, extent.offset, extent.length)
+                    .doing(|| format!("copying {}", path.display()))?;
             }
         }
     }
     Ok(())
 }
 
-fn copy_range(source: &File, start: u64, file: &File, extent: &Extent) -> Result<()> {
-    let (mut from, mut to, mut left) = (start, extent.offset, extent.length);
+/// Copies `left` bytes of a file to a place of another one, shared between both where the filesystem can.
+///
+/// # Errors
+/// The source ends before, or reading or writing fails.
+pub fn copy_range(source: &File, mut from: u64, file: &File, mut to: u64, mut left: u64) -> Result<()> {
     while left > 0 {
         match rustix::fs::copy_file_range(source, Some(&mut from), file, Some(&mut to), left as usize) {
             Ok(0) => return Err(Error::new("it is shorter than expected").next("build it again")),

@@ -37,13 +37,12 @@ pub fn plug(machine: &Machine) -> Result<()> {
     }
     for (number, interface) in machine.interfaces.iter().enumerate() {
         let end = end(machine, number);
-        if machine.vm.is_some() {
-            lines.push(format!("tuntap add dev {end} mode tap"));
-            lines.push(format!("link set {end} master {} up", interface.bridge));
-            continue;
-        }
         let mac = interface.mac.as_ref().map(|mac| format!("address {mac} ")).unwrap_or_default();
-        lines.push(format!("link add {end} type veth peer name {} {mac}netns {node}", interface.name));
+        lines.push(match machine.vm {
+            // QEMU gives its card the address.
+            Some(_) => format!("tuntap add dev {end} mode tap"),
+            None => format!("link add {end} type veth peer name {} {mac}netns {node}", interface.name),
+        });
         lines.push(format!("link set {end} master {} up", interface.bridge));
     }
     ip(&lines).doing(|| format!("plugging the cables of {node}"))

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// What a program in a node has of an environment, besides `TERM`.
 const ENVIRONMENT: [&str; 3] = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "HOME=/root", "LC_ALL=C.UTF-8"];
-/// How long a virtual machine may take to take a command. Longer than one that another command keeps waiting.
+/// How long a virtual machine may take to take a command: longer than another one keeps its agent to itself.
 const AGENT: Duration = Duration::from_secs(30);
 
 /// The host's number of the process that is a node: its systemd, or its QEMU; none when the node does not run.
@@ -113,23 +113,12 @@ fn entered(holder: Holder, node: &str) -> Result<Tool> {
         .args(ENVIRONMENT))
 }
 
-fn in_machine(
-    folder: &Folder,
-    holder: Holder,
-    node: &str,
-    words: &[String],
-    input: &[u8],
-    patience: Duration,
-) -> Result<Answer> {
+fn in_machine(folder: &Folder, holder: Holder, node: &str, words: &[String], input: &[u8], patience: Duration) -> Result<Answer> {
     leader(holder, node).ok_or_else(|| off(node))?;
-    let args: Vec<&str> = ["--ignore-environment"]
-        .into_iter()
-        .chain(ENVIRONMENT)
-        .chain(words.iter().map(String::as_str))
-        .collect();
-    let mut agent = Agent::connect(&vm::agent(folder, node), patience).map_err(|error| {
-        error.next(format!("it starts in the middle of the boot: read {}", folder.console(node).display()))
-    })?;
+    let args: Vec<&str> =
+        ["--ignore-environment"].into_iter().chain(ENVIRONMENT).chain(words.iter().map(String::as_str)).collect();
+    let mut agent = Agent::connect(&vm::agent(folder, node), patience)
+        .map_err(|error| error.next(format!("it starts in the middle of the boot: read {}", folder.console(node).display())))?;
     agent.run("/usr/bin/env", &args, input, None)
 }
 

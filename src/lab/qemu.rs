@@ -180,9 +180,7 @@ impl Drop for Machine {
 /// # Errors
 /// QEMU is missing or too old, or its firmware is missing.
 pub fn tool(spec: &Spec, folder: &Path) -> Result<Tool> {
-    prepare(spec, folder)?;
-    // Sockets are named from the folder: their addresses hold 107 bytes only.
-    Ok(Tool::new(QEMU).package("qemu-system-x86").args(arguments(spec, folder)?).folder(folder))
+    with_console(spec, folder, "chardev:console")
 }
 
 /// The same on the caller's terminal, which is the machine's console.
@@ -190,12 +188,13 @@ pub fn tool(spec: &Spec, folder: &Path) -> Result<Tool> {
 /// # Errors
 /// As [`tool`].
 pub fn tool_on_terminal(spec: &Spec, folder: &Path) -> Result<Tool> {
+    with_console(spec, folder, "mon:stdio")
+}
+
+fn with_console(spec: &Spec, folder: &Path, serial: &str) -> Result<Tool> {
     prepare(spec, folder)?;
-    let mut args = arguments(spec, folder)?;
-    if let Some(at) = args.iter().position(|word| word == "-serial") {
-        args[at + 1] = "mon:stdio".to_string();
-    }
-    Ok(Tool::new(QEMU).package("qemu-system-x86").args(args).folder(folder))
+    // Sockets are named from the folder: their addresses hold 107 bytes only.
+    Ok(Tool::new(QEMU).package("qemu-system-x86").args(arguments(spec, folder)?).args(["-serial", serial]).folder(folder))
 }
 
 /// Makes the machine's own disk over the role's, which stays as it is; one that is there already is kept.
@@ -212,10 +211,7 @@ fn prepare(spec: &Spec, folder: &Path) -> Result<()> {
     create.arg(image).arg(&disk).arg(format!("{gib}G")).run().map(|_| ())
 }
 
-/// The command line of QEMU.
-///
-/// # Errors
-/// The firmware is missing, or this QEMU cannot run the machine.
+/// The command line of QEMU, but for where its console is.
 fn arguments(spec: &Spec, folder: &Path) -> Result<Vec<String>> {
     let at = |name: &str| folder.join(name).display().to_string();
     let mut args: Vec<String> = Vec::new();
@@ -262,7 +258,7 @@ fn arguments(spec: &Spec, folder: &Path) -> Result<Vec<String>> {
         add(&["-netdev", &format!("{kind},id=net{number},{rest}")]);
         add(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=")]);
     }
-    add(&["-chardev", &format!("file,id=console,path={},append=on", at("console.log")), "-serial", "chardev:console"]);
+    add(&["-chardev", &format!("file,id=console,path={},append=on", at("console.log"))]);
     add(&["-device", "virtio-serial-pci"]);
     add(&["-chardev", &format!("file,id=report,path={},append=on", at("report"))]);
     add(&["-device", "virtserialport,chardev=report,name=org.ostack.report"]);

@@ -10,6 +10,7 @@ use crate::base::bundle::STATE_PARTITION;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::gpt::{Partition, SECTOR, Table};
+use crate::image::extent;
 use rustix::fs::SeekFrom;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -115,9 +116,8 @@ pub fn put(image: &Path, disk: &Path) -> Result<()> {
 
 /// The state partition of a disk; one that is new by name holds nothing yet.
 fn state_of(disk: &File, length: u64) -> Result<Option<Partition>> {
-    let table = Table::read(disk, length / SECTOR)?.ok_or_else(|| {
-        Error::new("the old disk has no partition table that can be read").next(FROM_NOTHING)
-    })?;
+    let table = Table::read(disk, length / SECTOR)?
+        .ok_or_else(|| Error::new("the old disk has no partition table that can be read").next(FROM_NOTHING))?;
     Ok(table.named(STATE_PARTITION).map(|(_, state)| state.clone()))
 }
 
@@ -130,24 +130,17 @@ fn keep(old: &File, state: Partition, new: &File, size: u64) -> Result<()> {
 }
 
 /// Copies what a sparse file holds between two offsets to the same place of another one, holes left out.
-fn copy(source: &File, target: &File, from: u64, end: u64) -> std::io::Result<()> {
+fn copy(source: &File, target: &File, from: u64, end: u64) -> Result<()> {
     let mut at = from;
     while at < end {
         let begin = match rustix::fs::seek(source, SeekFrom::Data(at)) {
             Ok(begin) if begin < end => begin,
             // Nothing but a hole is left.
             Ok(_) | Err(rustix::io::Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(Error::new(error)),
         };
-        let until = rustix::fs::seek(source, SeekFrom::Hole(begin))?.min(end);
-        let (mut read, mut written) = (begin, begin);
-        while read < until {
-            let length = usize::try_from(until - read).unwrap_or(usize::MAX);
-            if rustix::fs::copy_file_range(source, Some(&mut read), target, Some(&mut written), length)? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        at = until;
+        at = rustix::fs::seek(source, SeekFrom::Hole(begin)).doing(|| "finding a hole")?.min(end);
+        extent::copy_range(source, begin, target, begin, at - begin)?;
     }
     Ok(())
 }
@@ -172,6 +165,20 @@ mod tests {
         file.write_all_at(text.as_bytes(), first * SECTOR).unwrap();
     }
 
+    /// Where an image and a machine's disk are to be.
+    fn files() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, own) = (folder.path().join("image.raw"), folder.path().join("system.raw"));
+        (folder, image, own)
+    }
+
+    /// The same, and the machine has a state.
+    fn with_state() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let (folder, image, own) = files();
+        disk(&own, SIZE / SECTOR, (STATE_PARTITION, 40960, 81919), "the state");
+        (folder, image, own)
+    }
+
     fn at(path: &Path, sector: u64, length: usize) -> String {
         let mut bytes = vec![0; length];
         File::open(path).unwrap().read_exact_at(&mut bytes, sector * SECTOR).unwrap();
@@ -185,9 +192,7 @@ mod tests {
 
     #[test]
     fn a_new_image_leaves_the_state_where_and_what_it_was() {
-        let folder = tempfile::tempdir().unwrap();
-        let (image, own) = (folder.path().join("image.raw"), folder.path().join("system.raw"));
-        disk(&own, SIZE / SECTOR, (STATE_PARTITION, 40960, 81919), "the state");
+        let (_folder, image, own) = with_state();
         disk(&image, 65536, ("system", 2048, 40959), "the new image");
         put(&image, &own).unwrap();
         assert_eq!(names(&own), ["system 2048 40959", "ostack-state 40960 81919"]);
@@ -198,9 +203,7 @@ mod tests {
 
     #[test]
     fn what_an_image_has_where_the_state_is_does_not_get_into_its_holes() {
-        let folder = tempfile::tempdir().unwrap();
-        let (image, own) = (folder.path().join("image.raw"), folder.path().join("system.raw"));
-        disk(&own, SIZE / SECTOR, (STATE_PARTITION, 40960, 81919), "the state");
+        let (_folder, image, own) = with_state();
         // Its second table is in its last 33 sectors.
         disk(&image, 65536, ("system", 2048, 40959), "the new image");
         assert_eq!(at(&image, 65535, 8), "EFI PART");
@@ -210,8 +213,7 @@ mod tests {
 
     #[test]
     fn a_disk_whose_table_cannot_be_read_is_not_written_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let (image, own) = (folder.path().join("image.raw"), folder.path().join("system.raw"));
+        let (_folder, image, own) = files();
         disk(&image, 65536, ("system", 2048, 40959), "the new image");
         std::fs::write(&own, vec![1; 1 << 20]).unwrap();
         assert_eq!(
@@ -223,9 +225,7 @@ mod tests {
 
     #[test]
     fn an_image_that_reaches_into_the_state_is_refused_and_the_disk_is_as_before() {
-        let folder = tempfile::tempdir().unwrap();
-        let (image, own) = (folder.path().join("image.raw"), folder.path().join("system.raw"));
-        disk(&own, SIZE / SECTOR, (STATE_PARTITION, 40960, 81919), "the state");
+        let (_folder, image, own) = with_state();
         disk(&image, 65536, ("system", 2048, 51199), "the new image");
         let error = put(&image, &own).unwrap_err().to_string();
         assert_eq!(

@@ -16,6 +16,7 @@ use crate::lab::{outside, vm};
 use crate::lock::ReleaseLock;
 use crate::model::site::{self, Kind, Node};
 use crate::secrets::{Held, draw};
+use crate::store::Store;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -50,14 +51,15 @@ impl Start<'_> {
         let held = held(self.session, self.folder, self.secrets)?;
         let store = self.session.store()?;
         let images = nodes.iter().map(|node| manifest::read(&store, node.role.as_str())).collect::<Result<Vec<_>>>()?;
-        let machines = nodes.iter().zip(&images).map(|(node, image)| self.machine(node, image)).collect::<Result<Vec<_>>>()?;
+        let machines =
+            nodes.iter().zip(&images).map(|(node, image)| self.machine(&store, node, image)).collect::<Result<Vec<_>>>()?;
         let running = Holder::find(self.folder)?;
         let runs = |name: &str| running.is_some_and(|holder| outside::leader(holder, name).is_some());
         let all = nodes.iter().zip(&machines).zip(&images);
         let off: Vec<_> = all.filter(|((node, _), _)| !runs(node.name.as_str())).collect();
         for ((node, machine), image) in &off {
             if machine.vm.is_some() {
-                self.put_image(&lock, node, image)?;
+                self.put_image(&store, &lock, node, image)?;
             }
         }
         let holder = Holder::ensure(self.folder)?;
@@ -73,9 +75,8 @@ impl Start<'_> {
     }
 
     /// What a node is: its role's image, its cables, and its disks; those of an earlier start stay.
-    fn machine(&self, node: &Node, image: &Image) -> Result<Machine> {
+    fn machine(&self, store: &Store, node: &Node, image: &Image) -> Result<Machine> {
         let (session, folder, name) = (self.session, self.folder, node.name.as_str());
-        let store = session.store()?;
         let before = folder.read(name).ok();
         let mut disks = before.as_ref().map(|machine| machine.disks.clone()).unwrap_or_default();
         for extra in self.disks.iter().filter(|extra| extra.node == name) {
@@ -113,23 +114,25 @@ impl Start<'_> {
     }
 
     /// Puts the role's disk under a virtual machine.
-    fn put_image(&self, lock: &ReleaseLock, node: &Node, image: &Image) -> Result<()> {
+    fn put_image(&self, store: &Store, lock: &ReleaseLock, node: &Node, image: &Image) -> Result<()> {
         let (session, folder, name) = (self.session, self.folder, node.name.as_str());
         let disk = folder.system(name);
         if !self.anew && disk.exists() && folder.read(name).is_ok_and(|before| before.image == image.manifest.digest) {
             return Ok(());
         }
-        let store = session.store()?;
         let plan = session.plan(session.role(node.role)?, lock)?;
-        let write_lock = store.lock()?;
-        let tools = build::tools(&store, &write_lock, &plan, &Steps::new(false))?;
         let spec = session.project.disk()?;
-        let maker = Maker { store: &store, image, spec: &spec, tools_key: plan.tools.digest() };
+        let maker = Maker { store, image, spec: &spec, tools_key: plan.tools.digest() };
         let images = folder.images();
         fs::create_dir_all(&images)?;
         let raw = match maker.found(&images, Format::Raw) {
             Some(raw) => raw,
-            None => maker.make(&images, Format::Raw, &tools)?,
+            None => {
+                // Until the disk is made: it uses the store's scratch folder, which a build would empty.
+                let write_lock = store.lock()?;
+                let tools = build::tools(store, &write_lock, &plan, &Steps::new(false))?;
+                maker.make(&images, Format::Raw, &tools)?
+            }
         };
         vm::put(&raw.path, &disk)
     }

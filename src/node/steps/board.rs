@@ -10,7 +10,6 @@ use super::status::{self, State, Status, Statuses};
 use crate::base::error::Result;
 use crate::model::step::{Step, StepScope};
 use crate::node::console;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,8 +21,6 @@ pub(super) struct Board {
     /// Held while a step of the cluster is checked. Their checks ask services, each by a program that takes seconds to load:
     /// all at once, on every node, they would keep those services from answering.
     one_at_a_time: Mutex<()>,
-    /// How long the last check of each step took, its turn not waited for.
-    took: Mutex<BTreeMap<String, Duration>>,
     /// Names of the steps without which the node is not ready.
     ready: Vec<String>,
     /// Where the states are written.
@@ -42,6 +39,7 @@ impl Board {
                 words: String::new(),
                 tries: 0,
                 found_done: None,
+                took: Duration::ZERO,
             })
         };
         let statuses: Statuses = steps.iter().map(|step| (step.name.clone(), status(step))).collect();
@@ -50,7 +48,6 @@ impl Board {
             statuses: Mutex::new(statuses),
             changed: Condvar::new(),
             one_at_a_time: Mutex::new(()),
-            took: Mutex::default(),
             ready: ready::steps(steps),
             file: file.to_path_buf(),
         })
@@ -62,16 +59,17 @@ impl Board {
         let _turn = (step.scope == StepScope::Cluster).then(turn);
         let begin = Instant::now();
         let checked = check(step);
-        self.took.lock().unwrap_or_else(PoisonError::into_inner).insert(step.name.clone(), begin.elapsed());
+        let took = begin.elapsed();
         if let Some(status) = self.lock().get_mut(&step.name) {
             status.found_done.get_or_insert(matches!(checked, Ok(Checked::Done)));
+            status.took = took;
         }
         checked
     }
 
     /// How long the last check of a step took; nothing before the first.
     pub(super) fn took(&self, name: &str) -> Duration {
-        self.took.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or_default()
+        self.lock().get(name).map(|status| status.took).unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, Statuses> {

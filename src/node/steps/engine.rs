@@ -105,7 +105,7 @@ fn keep(step: &Step, board: &Board) {
 
 /// How long a step that is done rests, when looking took so long: on a machine that is busy, looking must not be what keeps it so.
 fn pace(again: Duration, took: Duration) -> Duration {
-    again.max((took * SHARE).min(again.max(LONGEST)))
+    again.max((took * SHARE).min(LONGEST))
 }
 
 /// What can be done now about a step that was done, or whose predecessors are; gives how it stands then.

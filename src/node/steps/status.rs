@@ -7,7 +7,7 @@ use crate::node::steps::{load, ready};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Where the engine keeps it.
 pub const FILE: &str = "/run/ostack/steps.json";
@@ -53,6 +53,9 @@ pub struct Status {
     /// Whether the first `check` since the boot found it done already; none before that check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found_done: Option<bool>,
+    /// How long the last `check` took, its turn not waited for; the engine's own, in no file.
+    #[serde(skip)]
+    pub took: Duration,
 }
 
 impl Status {
@@ -132,7 +135,14 @@ mod tests {
 
     #[test]
     fn a_table_says_what_each_step_does_since_when_and_why() {
-        let status = |state, since, words: &str| Status { state, since, words: words.to_string(), tries: 0, found_done: None };
+        let status = |state, since, words: &str| Status {
+            state,
+            since,
+            words: words.to_string(),
+            tries: 0,
+            found_done: None,
+            took: Duration::ZERO,
+        };
         let statuses = Statuses::from([
             ("etcd/start".to_string(), status(State::Done, 100, "")),
             ("keystone/start".to_string(), status(State::Waiting, 40, "the database at 172.16.181.30:3306")),
