@@ -68,6 +68,7 @@ fn spec(lab: &Lab, firmware: Firmware, seed: bool, ssh_port: Option<u16>) -> Spe
         seed: seed.then(|| seed_file(lab)),
         disks: Vec::new(),
         firmware,
+        start: qemu::Start::default(),
         memory: 4096,
         cpus: 2,
         cards: qemu::isolated(&lab.site, lab.site.node(NODE).unwrap(), ssh_port),

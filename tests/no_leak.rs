@@ -170,7 +170,7 @@ impl Search {
         let zstd = bytes.windows(4).step_by(4).position(|magic| magic == [0x28, 0xb5, 0x2f, 0xfd]);
         let mut plain = Vec::new();
         let unpacked = zstd.is_some_and(|at| {
-            let mut stream = zstd::stream::read::Decoder::new(&bytes[at * 4..]).unwrap();
+            let mut stream = zstd::stream::read::Decoder::new(&bytes[at * 4..]).unwrap().single_frame();
             stream.read_to_end(&mut plain).is_ok()
         });
         self.must_miss(&format!("{what}, unpacked"), &plain);

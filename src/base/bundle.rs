@@ -24,6 +24,10 @@ pub const STATE_PARTITION: &str = "ostack-state";
 pub const STATE_PARTITION_NEW: &str = "ostack-state-new";
 /// The volume name of a seed's filesystem.
 pub const SEED_VOLUME: &str = "OSTACK-SEED";
+/// The volume label of a config drive, as OpenStack's bare metal and compute services make it.
+pub const CONFIG_DRIVE: &str = "config-2";
+/// Where a seed is on a config drive.
+pub const CONFIG_DRIVE_SEED: &str = "ostack/seed.img";
 /// The file in a seed that has the node's secrets.
 pub const SEED_SECRETS: &str = "secrets.json";
 /// The kernel argument that names the image to boot: `ostack.image=sha256:…`.

@@ -11,6 +11,15 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
+/// Bytes by their name: digest and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// sha256 of the bytes.
+    pub digest: Digest,
+    /// How many there are.
+    pub size: u64,
+}
+
 impl Digest {
     /// The digest of bytes in memory.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {

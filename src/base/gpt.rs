@@ -12,10 +12,12 @@
 
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::str::FromStr;
 
 /// Bytes in a sector.
 pub const SECTOR: u64 = 512;
@@ -60,9 +62,39 @@ impl Guid {
     }
 }
 
+/// Which byte stands where in a GUID's text.
+const TEXT: [usize; 16] = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+
+impl FromStr for Guid {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let digits: String = text.chars().filter(|c| *c != '-').collect();
+        let wrong = || Error::new(format!("`{text}` is no GUID"));
+        let number = u128::from_str_radix(&digits, 16).map_err(|_| wrong())?;
+        let mut guid = Self([0; 16]);
+        for (byte, index) in number.to_be_bytes().into_iter().zip(TEXT) {
+            guid.0[index] = byte;
+        }
+        if guid.to_string().eq_ignore_ascii_case(text) { Ok(guid) } else { Err(wrong()) }
+    }
+}
+
+impl Serialize for Guid {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Guid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl fmt::Display for Guid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, index) in [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15].into_iter().enumerate() {
+        for (at, index) in TEXT.into_iter().enumerate() {
             let dash = if matches!(at, 4 | 6 | 8 | 10) { "-" } else { "" };
             write!(f, "{dash}{:02X}", self.0[index])?;
         }
@@ -77,7 +109,7 @@ impl fmt::Debug for Guid {
 }
 
 /// One partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
     /// What it is for.
     pub kind: Guid,
@@ -324,6 +356,15 @@ mod tests {
         disk.as_file().write_all_at(&table.front(&[0xf4; 440]), 0).unwrap();
         disk.as_file().write_all_at(&table.back(), (table.sectors - BACK) * SECTOR).unwrap();
         disk
+    }
+
+    #[test]
+    fn a_guid_is_read_as_it_is_written() {
+        assert_eq!(Guid::ESP.to_string(), "C12A7328-F81F-11D2-BA4B-00A0C93EC93B");
+        assert_eq!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b".parse::<Guid>().unwrap(), Guid::ESP);
+        for wrong in ["", "C12A7328F81F11D2BA4B00A0C93EC93B", "C12A7328-F81F-11D2-BA4B-00A0C93EC93X"] {
+            assert!(wrong.parse::<Guid>().is_err(), "{wrong}");
+        }
     }
 
     fn verified(disk: &tempfile::NamedTempFile) -> String {

@@ -76,6 +76,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         seed: node.is_some().then_some(seed),
         disks: Vec::new(),
         firmware: if options.bios { Firmware::Bios } else { Firmware::Uefi },
+        start: qemu::Start::default(),
         memory: options.memory,
         cpus: 2,
         cards: node.map(|node| qemu::isolated(&session.site, node, options.ssh_port)).unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use super::report::Steps;
 use super::session::{RoleFiles, Session};
-use super::{Global, check, fetch, plan, print_json, unlock};
+use super::{Global, check, fetch, media, plan, print_json, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::name::Role;
 use crate::image::artifact::{Artifact, Format, Maker};
@@ -44,6 +44,8 @@ pub(super) struct Options {
 enum FormatName {
     Qcow2,
     Raw,
+    /// Installer and image on a medium
+    Iso,
 }
 
 /// What one role's build gave.
@@ -147,7 +149,7 @@ impl Work<'_> {
         Ok((plan, parts, judged))
     }
 
-    fn builder<'b>(&'b self, plan: &'b RolePlan, program: &'b Path, scratch: &'b Path, memory: bool) -> Builder<'b> {
+    pub fn builder<'b>(&'b self, plan: &'b RolePlan, program: &'b Path, scratch: &'b Path, memory: bool) -> Builder<'b> {
         Builder {
             store: self.store,
             lock: self.write_lock,
@@ -179,23 +181,39 @@ impl Work<'_> {
     }
 }
 
-fn one(work: &Work<'_>, lock: &mut ReleaseLock, spec: &DiskSpec, formats: &[FormatName]) -> Result<Built> {
-    let Work { session, store, steps, .. } = work;
+/// Builds a role's image, or finds it: its plan, the image, and whether everything was there before.
+///
+/// # Errors
+/// A step fails, or a service refuses its files; nothing is named then.
+pub(super) fn image(work: &Work<'_>, lock: &mut ReleaseLock) -> Result<(RolePlan, Image, bool)> {
+    let Work { session, store, .. } = work;
     let (plan, parts, judged) = work.layers_and_checks(lock)?;
     let report = check::Report::new(session, work.files, &plan, &judged)?;
     report.warn(|one| one.seconds.is_some() || work.global.verbose);
     // Nothing is named and nothing written before every service has taken its files.
     report.refuse()?;
-    let mut cached = parts.cached && judged.iter().all(|one| one.seconds.is_none());
+    let cached = parts.cached && judged.iter().all(|one| one.seconds.is_none());
     let program = node_program()?;
     let image = work.builder(&plan, &program, &store.scratch(), false).image(parts)?;
     store.put_last(&plan.image_name(), &plan::remembered(&plan::keys(&plan)?))?;
+    Ok((plan, image, cached))
+}
+
+fn one(work: &Work<'_>, lock: &mut ReleaseLock, spec: &DiskSpec, formats: &[FormatName]) -> Result<Built> {
+    let Work { session, store, steps, .. } = work;
+    let (plan, image, mut cached) = image(work, lock)?;
     let maker = Maker { store, image: &image, spec, tools_key: plan.tools.digest() };
     let mut artifacts = Vec::new();
     for format in formats {
         let format = match format {
             FormatName::Qcow2 => Format::Qcow2,
             FormatName::Raw => Format::Raw,
+            FormatName::Iso => {
+                crate::base::fs::create_dir_all(&session.out)?;
+                artifacts.push(media::iso(work, &plan, &maker, lock)?);
+                cached = false;
+                continue;
+            }
         };
         if let Some(artifact) = maker.found(&session.out, format) {
             artifacts.push(artifact);

@@ -109,5 +109,6 @@ fn any_tools(store: &Store) -> Result<std::path::PathBuf> {
     let folders = crate::base::fs::sorted_dir(
         &store.tools(&crate::base::digest::Digest::of("")).parent().map(Path::to_path_buf).unwrap_or_default(),
     )?;
-    folders.into_iter().next().ok_or_else(|| Error::new("the store has no tools yet").next("build an image first"))
+    let reads = |folder: &std::path::PathBuf| folder.join("usr/bin/fsck.erofs").exists();
+    folders.into_iter().find(reads).ok_or_else(|| Error::new("the store has no tools yet").next("build an image first"))
 }

@@ -2,19 +2,24 @@
 //!
 //! Progress and messages go to stderr, results to stdout. Exit code 0: done; 1: failed, with what to do next; 2: wrong usage.
 
+mod arm;
 mod boot;
 mod build;
 mod check;
 mod diff;
 mod fetch;
 mod inspect;
+mod kickstart;
 mod lab;
 mod lock;
+mod media;
+mod netboot;
 mod plan;
 mod render;
 mod report;
 mod secrets;
 mod seed;
+mod serve;
 mod session;
 mod store;
 mod unlock;
@@ -83,6 +88,14 @@ enum Verb {
     Render(render::Options),
     /// Write the seeds that make a role's image one node each
     Seed(seed::Options),
+    /// Write what Anaconda installs nodes from: a kickstart file each, and what they fetch
+    Kickstart(kickstart::Options),
+    /// Write the tree that blank machines start from by network
+    Netboot(netboot::Options),
+    /// Give that tree and the seeds out
+    Serve(serve::Options),
+    /// Have nodes installed at their next start by network
+    Arm(arm::Options),
     /// Draw the site's passwords, keys and certificates into an encrypted file
     #[command(subcommand)]
     Secrets(secrets::Verb),
@@ -127,6 +140,10 @@ fn run(cli: &Cli) -> Result<()> {
         Verb::Lock(options) => lock::run(&cli.global, options),
         Verb::Render(options) => render::run(&cli.global, options),
         Verb::Seed(options) => seed::run(&cli.global, options),
+        Verb::Kickstart(options) => kickstart::run(&cli.global, options),
+        Verb::Netboot(options) => netboot::run(&cli.global, options),
+        Verb::Serve(options) => serve::run(&cli.global, options),
+        Verb::Arm(options) => arm::run(&cli.global, options),
         Verb::Secrets(verb) => secrets::run(&cli.global, verb),
         Verb::Inspect(options) => inspect::run(&cli.global, options),
         Verb::Diff(options) => diff::run(&cli.global, options),

@@ -1,13 +1,16 @@
 //! `ostack-image seed`: the small volumes that make a role's image one node each.
 
+use super::build::Work;
 use super::report::Steps;
 use super::session::{Session, locked};
-use super::{Global, print_json, unlock};
+use super::{Global, media, print_json, unlock};
 use crate::base::error::{Error, Result};
 use crate::base::fs::Batch;
 use crate::base::name::Role;
+use crate::deploy::config_drive;
 use crate::deploy::seed::{self, Needed};
 use crate::image::build::Watch;
+use crate::layer::scratch;
 use crate::lock::ReleaseLock;
 use crate::model::site::Node;
 use crate::secrets::Held;
@@ -27,6 +30,9 @@ pub(super) struct Options {
     /// File to write, for one node; else NODE.seed.img in the output folder
     #[arg(long, value_name = "FILE", conflicts_with = "all")]
     file: Option<PathBuf>,
+    /// Also write a config drive for each, as Ironic takes one: NODE.config-2.iso
+    #[arg(long)]
+    config_drive: bool,
     #[command(flatten)]
     secrets: unlock::From,
 }
@@ -54,7 +60,11 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         nodes.extend(&session.site.nodes);
     }
     let held = secrets(&session, &options.secrets, &nodes)?;
-    let written = write(&session, &lock, &nodes, options.file.as_deref(), held.as_ref(), &Steps::new(global.verbose))?;
+    let mut written = write(&session, &lock, &nodes, options.file.as_deref(), held.as_ref(), &Steps::new(global.verbose))?;
+    if options.config_drive {
+        let drives = config_drives(global, &session, lock, &nodes, &written)?;
+        written.extend(drives);
+    }
     if global.json {
         return match &written[..] {
             [one] if !options.all => print_json(one),
@@ -65,6 +75,32 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         println!("{}  {:.1} MB", one.path.display(), one.size as f64 / 1e6);
     }
     Ok(())
+}
+
+/// Writes a config drive beside each seed.
+fn config_drives(
+    global: &Global,
+    session: &Session,
+    mut lock: ReleaseLock,
+    nodes: &[&Node],
+    seeds: &[Written],
+) -> Result<Vec<Written>> {
+    let store = session.store()?;
+    scratch::leave_host_mounts()?;
+    let write_lock = store.lock()?;
+    let steps = Steps::new(global.verbose);
+    let mut drives = Vec::new();
+    for seed in seeds {
+        let Some(node) = nodes.iter().find(|node| node.name.as_str() == seed.node) else { continue };
+        let files = session.role(node.role)?;
+        let plan = session.plan(files, &lock)?;
+        let work = Work { session, files, store: &store, write_lock: &write_lock, global, relock: false, steps: &steps };
+        let (_, loaders) = media::roots(&work, &plan, &mut lock)?;
+        let path = seed.path.with_file_name(format!("{}.config-2.iso", seed.node));
+        let size = config_drive::write(&loaders, &seed.node, &seed.path, &path, plan.epoch)?;
+        drives.push(Written { node: seed.node.clone(), path, size });
+    }
+    Ok(drives)
 }
 
 /// Writes the seed of one node to `file`.

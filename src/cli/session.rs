@@ -182,6 +182,7 @@ pub(super) fn locked(lock: &ReleaseLock, files: &RoleFiles) -> Result<Locked> {
         base: set(&kernel),
         role: set(&files.role.as_str().parse()?).into_iter().filter(|package| !base_names.contains(&package.name)).collect(),
         tools: set(&"tools".parse()?),
+        loaders: set(&"loaders".parse()?),
     })
 }
 

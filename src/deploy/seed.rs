@@ -105,8 +105,21 @@ pub fn write(
     done.into_iter().map(|(_, result)| result).collect()
 }
 
+/// One node's seed, in memory: secrets, which the caller gives to nobody else.
+///
+/// # Errors
+/// The node's files cannot be rendered.
+pub fn one(planner: &Planner<'_>, needed: &Needed<'_>, site: &Site, time: i64, node: &Node) -> Result<Vec<u8>> {
+    let made = tree(&mut planner.nodes(), needed, site, time, node).and_then(|tree| volume(&tree, time, node));
+    made.map_err(|error| error.doing(format!("making the seed of {}", node.name)))
+}
+
+fn volume(tree: &Tree, time: i64, node: &Node) -> Result<Vec<u8>> {
+    erofs_writer::image(tree, &Digest::of(format!("ostack seed {}", node.name)), time, SEED_VOLUME)
+}
+
 fn write_one(tree: &Tree, time: i64, node: &Node, name: &str, batch: &Batch) -> Result<u64> {
-    let volume = erofs_writer::image(tree, &Digest::of(format!("ostack seed {}", node.name)), time, SEED_VOLUME)?;
+    let volume = volume(tree, time, node)?;
     let size = (volume.len() as u64).next_multiple_of(ROUND);
     // A seed carries secrets: it is the owner's alone from the start.
     batch.write(name, &volume, size, 0o600)?;

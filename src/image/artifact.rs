@@ -110,34 +110,8 @@ impl Maker<'_> {
     pub fn make(&self, out: &Path, format: Format, tools: &Path) -> Result<Artifact> {
         let path = self.path(out, format);
         let image = self.image;
-        let layers: Vec<disk::Layer> = image
-            .layers
-            .iter()
-            .map(|layer| disk::Layer {
-                name: layer.name.clone(),
-                digest: layer.blob.digest,
-                path: self.store.path(&layer.blob.digest),
-                size: layer.blob.size,
-            })
-            .collect();
-        let boot_img = fs::read(&tools.join("usr/lib/grub/i386-pc/boot.img"))?;
-        let command_line = format!("{IMAGE_ARGUMENT}={} {}", image.manifest.digest, image.command_line);
-        let mkimage = |request: &MkImage| mkimage(tools, &self.store.scratch(), request);
-        let (extents, size) = disk::layout(&Disk {
-            image: image.manifest.digest,
-            role: &image.role,
-            release: &image.release,
-            layers: &layers,
-            state: &image.state,
-            kernel: &self.store.read(&image.kernel.digest)?,
-            initrd: &self.store.read(&image.initrd.digest)?,
-            cmdline: command_line.trim(),
-            timeout: self.spec.menu_timeout,
-            boot_img: &boot_img,
-            mkimage: &mkimage,
-            reserve: self.spec.system,
-            size: Some(self.spec.size),
-        })?;
+        let layers = self.layers();
+        let (extents, size) = self.with_disk(tools, &layers, Some(self.spec.size), disk::layout)?;
         let (extents, size) = match format {
             Format::Qcow2 => qcow2::layout(&extents, size)?,
             Format::Raw => (extents, size),
@@ -166,6 +140,53 @@ impl Maker<'_> {
         fs::write_atomic(&note_path(&path), &serde_json::to_vec(&note).doing(|| "writing the artifact's note")?)?;
         Ok(Artifact { format: format.as_str().to_string(), size: note.size, path, digest })
     }
+
+    /// The image's layers as files of the store.
+    pub fn layers(&self) -> Vec<disk::Layer> {
+        let layer = |layer: &super::manifest::Layer| disk::Layer {
+            name: layer.name.clone(),
+            digest: layer.blob.digest,
+            path: self.store.path(&layer.blob.digest),
+            size: layer.blob.size,
+        };
+        self.image.layers.iter().map(layer).collect()
+    }
+
+    /// The kernel's command line, with the image's digest.
+    pub fn command_line(&self) -> String {
+        format!("{IMAGE_ARGUMENT}={} {}", self.image.manifest.digest, self.image.command_line).trim().to_string()
+    }
+
+    /// Does something with the disk of `size` bytes, or the smallest. `tools` is the root that has GRUB.
+    ///
+    /// # Errors
+    /// The kernel or the initrd is damaged, GRUB cannot be made, or `then` fails.
+    pub fn with_disk<R>(
+        &self,
+        tools: &Path,
+        layers: &[disk::Layer],
+        size: Option<u64>,
+        then: impl FnOnce(&Disk) -> Result<R>,
+    ) -> Result<R> {
+        let image = self.image;
+        let boot_img = fs::read(&tools.join("usr/lib/grub/i386-pc/boot.img"))?;
+        let mkimage = |request: &MkImage| mkimage(tools, &self.store.scratch(), request);
+        then(&Disk {
+            image: image.manifest.digest,
+            role: &image.role,
+            release: &image.release,
+            layers,
+            state: &image.state,
+            kernel: &self.store.read(&image.kernel.digest)?,
+            initrd: &self.store.read(&image.initrd.digest)?,
+            cmdline: &self.command_line(),
+            timeout: self.spec.menu_timeout,
+            boot_img: &boot_img,
+            mkimage: &mkimage,
+            reserve: self.spec.system,
+            size,
+        })
+    }
 }
 
 fn note_path(artifact: &Path) -> PathBuf {
@@ -179,7 +200,10 @@ fn note_of(path: &Path, key: Digest, digest: Digest) -> Result<Note> {
 }
 
 /// Runs the locked `grub-mkimage`.
-fn mkimage(tools: &Path, scratch: &Path, request: &MkImage) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// It fails, in its own words.
+pub fn mkimage(tools: &Path, scratch: &Path, request: &MkImage) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir_in(scratch).doing(|| "creating a scratch folder")?;
     std::fs::write(folder.path().join("early.cfg"), &request.config).doing(|| "writing GRUB's early configuration")?;
     let mut command = vec![
@@ -189,7 +213,7 @@ fn mkimage(tools: &Path, scratch: &Path, request: &MkImage) -> Result<Vec<u8>> {
         "--config=/run/ostack/out/early.cfg".to_string(),
         "--output=/run/ostack/out/core".to_string(),
     ];
-    command.extend(request.modules.iter().map(|module| (*module).to_string()));
+    command.extend(request.modules.iter().cloned());
     Sandbox::new(tools).bind_writable(folder.path(), "/run/ostack/out").run(command, b"")?;
     fs::read(&folder.path().join("core"))
 }

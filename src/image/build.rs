@@ -140,14 +140,14 @@ impl Builder<'_> {
         manifest::write(self.store, self.plan, parts.layers, parts.kernel, parts.initrd)
     }
 
-    fn found(&self, key: &Key) -> Option<Record> {
+    pub(super) fn found(&self, key: &Key) -> Option<Record> {
         let record = self.store.step(&key.digest())?;
         self.watch.cached(&key.step);
         Some(record)
     }
 
     /// Runs a step, tells the watch, and remembers its record.
-    fn step(&self, key: &Key, work: impl FnOnce() -> Result<Record>) -> Result<Record> {
+    pub(super) fn step(&self, key: &Key, work: impl FnOnce() -> Result<Record>) -> Result<Record> {
         self.watch.begins(&key.step);
         let begin = Instant::now();
         let mut record = work().doing(|| format!("building the step `{}`", key.step))?;
@@ -217,7 +217,7 @@ impl Builder<'_> {
         })
     }
 
-    fn timed<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(super) fn timed<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.watch.begins(what);
         let begin = Instant::now();
         let value = work()?;
@@ -311,7 +311,7 @@ impl Builder<'_> {
     }
 
     /// The tools' root, unpacked once per list of packages.
-    fn tools(&self) -> Result<PathBuf> {
+    pub(super) fn tools(&self) -> Result<PathBuf> {
         tools(self.store, self.lock, self.plan, self.watch)
     }
 
@@ -344,11 +344,7 @@ impl Builder<'_> {
 
     fn boot(&self, root: &Path) -> Result<Record> {
         let spec = &self.release.initrd;
-        let kernels = initrd::kernels(root)?;
-        let [kernel] = &kernels[..] else {
-            return Err(Error::new(format!("the base has {} kernels: {}", kernels.len(), kernels.join(", ")))
-                .next("name exactly one kernel package per flavour under [kernel] in the release's file"));
-        };
+        let kernel = &kernel_of(root)?;
         let pattern = spec.kernel.as_ref().ok_or_else(|| {
             Error::new("the release has no initrd.kernel").next("write kernel = \"/boot/vmlinuz-*\" under [initrd]")
         })?;
@@ -370,6 +366,19 @@ impl Builder<'_> {
     }
 }
 
+/// The version of the one kernel that a base has.
+///
+/// # Errors
+/// It has none, or several.
+pub(super) fn kernel_of(root: &Path) -> Result<String> {
+    let kernels = initrd::kernels(root)?;
+    match &kernels[..] {
+        [kernel] => Ok(kernel.clone()),
+        _ => Err(Error::new(format!("the base has {} kernels: {}", kernels.len(), kernels.join(", ")))
+            .next("name exactly one kernel package per flavour under [kernel] in the release's file")),
+    }
+}
+
 /// The node's program where an image has it.
 ///
 /// # Errors
@@ -385,13 +394,24 @@ pub(super) fn agent(program: &Path, epoch: i64) -> Result<Tree> {
 ///
 /// # Errors
 /// A tool package is damaged, or the store cannot be written.
-pub fn tools(store: &Store, _lock: &WriteLock, plan: &RolePlan, watch: &dyn Watch) -> Result<PathBuf> {
-    let key = plan.tools.digest();
-    let target = store.tools(&key);
+pub fn tools(store: &Store, lock: &WriteLock, plan: &RolePlan, watch: &dyn Watch) -> Result<PathBuf> {
+    unpacked(store, lock, &plan.tools, &plan.locked.tools, watch)
+}
+
+/// The root of what blank machines start by, in the same form.
+///
+/// # Errors
+/// As [`tools`].
+pub fn loaders(store: &Store, lock: &WriteLock, plan: &RolePlan, watch: &dyn Watch) -> Result<PathBuf> {
+    unpacked(store, lock, &plan.loaders, &plan.locked.loaders, watch)
+}
+
+fn unpacked(store: &Store, _lock: &WriteLock, key: &Key, packages: &[Package], watch: &dyn Watch) -> Result<PathBuf> {
+    let target = store.tools(&key.digest());
     if target.exists() {
         return Ok(target);
     }
-    watch.begins("tools");
+    watch.begins(&key.step);
     let begin = Instant::now();
     let new = tempfile::tempdir_in(store.scratch()).doing(|| "creating a scratch folder")?;
     let root = new.path().join("tools");
@@ -403,12 +423,12 @@ pub fn tools(store: &Store, _lock: &WriteLock, plan: &RolePlan, watch: &dyn Watc
     for folder in ["dev", "proc", "run", "tmp", "root"] {
         fs::create_dir_all(&root.join(folder))?;
     }
-    for package in &plan.locked.tools {
+    for package in packages {
         store.verify(&package.digest).doing(|| format!("checking the package {}", package.name))?;
         deb::extract(&store.path(&package.digest), &root).doing(|| format!("unpacking the package {}", package.name))?;
     }
     std::fs::rename(&root, &target).doing(|| "storing the tools")?;
-    watch.done("tools", begin.elapsed().as_secs_f64());
+    watch.done(&key.step, begin.elapsed().as_secs_f64());
     Ok(target)
 }
 
@@ -425,7 +445,7 @@ fn layer_record(diff_id: Digest, blob: Blob, entries: usize) -> Record {
     }
 }
 
-fn output(record: &Record, name: &str) -> Result<Blob> {
+pub(super) fn output(record: &Record, name: &str) -> Result<Blob> {
     record.outputs.get(name).copied().ok_or_else(|| Error::new(format!("the step `{}` has no {name}", record.step)))
 }
 

@@ -139,12 +139,21 @@ impl DiskPlan {
     }
 }
 
-/// The disk as extents and its size in bytes: write them with [`crate::image::extent::write`] for a raw disk, or
-/// through [`crate::image::qcow2::layout`].
+/// What lies between a disk's tables.
+pub struct Laid {
+    /// Where everything is.
+    pub plan: DiskPlan,
+    /// The MBR's boot code.
+    pub boot: [u8; 440],
+    /// From the BIOS boot partition to the last layer.
+    pub extents: Vec<Extent>,
+}
+
+/// Lays everything out that lies between the tables.
 ///
 /// # Errors
-/// Something does not fit, the command line does not name the image, or GRUB cannot be made.
-pub fn layout(disk: &Disk) -> Result<(Vec<Extent>, u64)> {
+/// As [`layout`].
+pub fn lay(disk: &Disk) -> Result<Laid> {
     let named = format!("{}={}", crate::base::bundle::IMAGE_ARGUMENT, disk.image);
     if !disk.cmdline.split_whitespace().any(|word| word == named) {
         return Err(Error::new("the kernel command line does not name the image").next(format!("add `{named}` to it")));
@@ -158,15 +167,25 @@ pub fn layout(disk: &Disk) -> Result<(Vec<Extent>, u64)> {
     let plan = DiskPlan::new(esp::size(&files), &sizes, disk.reserve, disk.size)?;
     let id = Guid::derived(&disk.image, "esp-volume").0;
     let esp = esp::build(files, plan.esp.1, u32::from_le_bytes([id[0], id[1], id[2], id[3]]), plan.esp.0)?;
-    let table = plan.table(&disk.image)?;
-    let index = index(disk, &plan).encode()?;
-
-    let mut extents = vec![Extent::bytes(0, table.front(&grub.boot)), Extent::bytes(BIOS_FIRST * SECTOR, grub.core)];
+    let mut extents = vec![Extent::bytes(BIOS_FIRST * SECTOR, grub.core)];
     extents.extend(esp);
-    extents.push(Extent::bytes(plan.system.0, index));
+    extents.push(Extent::bytes(plan.system.0, index(disk, &plan).encode()?));
     for (layer, offset) in disk.layers.iter().zip(&plan.layers) {
         extents.push(Extent::file(plan.system.0 + offset, &layer.path, layer.size));
     }
+    Ok(Laid { plan, boot: grub.boot, extents })
+}
+
+/// The disk as extents and its size in bytes: write them with [`crate::image::extent::write`] for a raw disk, or
+/// through [`crate::image::qcow2::layout`].
+///
+/// # Errors
+/// Something does not fit, the command line does not name the image, or GRUB cannot be made.
+pub fn layout(disk: &Disk) -> Result<(Vec<Extent>, u64)> {
+    let Laid { plan, boot, extents: between } = lay(disk)?;
+    let table = plan.table(&disk.image)?;
+    let mut extents = vec![Extent::bytes(0, table.front(&boot))];
+    extents.extend(between);
     let back = table.back();
     extents.push(Extent::bytes(plan.size - back.len() as u64, back));
     Ok((extents, plan.size))

@@ -21,13 +21,13 @@ use crate::image::esp;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MkImage {
     /// Its `--format`: `i386-pc` or `x86_64-efi`.
-    pub format: &'static str,
+    pub format: String,
     /// Its `--prefix`.
-    pub prefix: &'static str,
+    pub prefix: String,
     /// The content of its `--config` file.
     pub config: String,
     /// The modules to build in.
-    pub modules: Vec<&'static str>,
+    pub modules: Vec<String>,
 }
 
 /// The boot loader, ready to be laid on a disk.
@@ -60,15 +60,20 @@ pub fn requests() -> [MkImage; 2] {
         "search --no-floppy --label --set=root --hint=$root {}\nset prefix=($root)/grub\nconfigfile ($root)/grub/grub.cfg\n",
         esp::LABEL
     );
-    let with = |more: &[&'static str]| MODULES.iter().chain(more).copied().collect();
+    let with = |more: &[&str]| MODULES.iter().chain(more).map(|module| (*module).to_string()).collect();
     [
         MkImage {
-            format: "i386-pc",
-            prefix: "(,gpt2)/grub",
+            format: "i386-pc".into(),
+            prefix: "(,gpt2)/grub".into(),
             config: config.clone(),
             modules: with(&["biosdisk", "serial", "terminal"]),
         },
-        MkImage { format: "x86_64-efi", prefix: "/grub", config, modules: with(&["efi_gop", "efi_uga", "all_video"]) },
+        MkImage {
+            format: "x86_64-efi".into(),
+            prefix: "/grub".into(),
+            config,
+            modules: with(&["efi_gop", "efi_uga", "all_video"]),
+        },
     ]
 }
 

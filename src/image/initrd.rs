@@ -16,6 +16,8 @@ use crate::base::error::{Context, Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+/// What an archive is padded to, in bytes.
+const BLOCK: usize = 512;
 /// zstd's level: modules do not shrink further, and a higher one costs a second per build for 1 %.
 const ZSTD_LEVEL: i32 = 9;
 
@@ -64,7 +66,71 @@ pub fn build(initrd: &Initrd) -> Result<Vec<u8>> {
 
     let mut out = microcode(initrd)?;
     out.extend(zstd::encode_all(files.cpio(initrd.epoch).as_slice(), ZSTD_LEVEL).doing(|| "compressing the initrd")?);
-    Ok(out)
+    Ok(aligned(out))
+}
+
+/// Zeros up to a block's end: what is unpacked after it must begin at a multiple of 4, and not every loader sees to that.
+fn aligned(mut archive: Vec<u8>) -> Vec<u8> {
+    archive.resize(archive.len().next_multiple_of(BLOCK), 0);
+    archive
+}
+
+/// What an initrd lacks for more modules, as an archive to be unpacked after it: the modules, what firmware they ask for (as
+/// far as the root has it), and lists that name both these and the initrd's own.
+///
+/// # Errors
+/// As [`build`]'s.
+pub fn extension(initrd: &Initrd, more: &[String]) -> Result<Vec<u8>> {
+    let doing = |error: Error| error.doing(format!("choosing modules of Linux {}", initrd.kernel));
+    let (mut own, mut all) = (Files::default(), Files::default());
+    add_modules(initrd, &mut own).map_err(doing)?;
+    let both: Vec<String> = initrd.modules.iter().chain(more).cloned().collect();
+    add_modules(&Initrd { modules: &both, ..*initrd }, &mut all).map_err(doing)?;
+    let is_new = |path: &String, entry: &(Kind, Vec<u8>)| own.0.get(path).is_none_or(|(_, bytes)| *bytes != entry.1);
+    all.0.retain(|path, entry| matches!(entry.0, Kind::Folder) || is_new(path, entry));
+    let modules: Vec<&Vec<u8>> = all.0.iter().filter(|(path, _)| path.contains(".ko")).map(|(_, (_, bytes))| bytes).collect();
+    let mut firmware = BTreeSet::new();
+    for module in modules {
+        firmware.extend(wanted_firmware(module)?);
+    }
+    let folder = initrd.root.join("usr/lib/firmware");
+    for name in firmware.iter().filter(|name| !name.split('/').any(|part| part == "..")) {
+        // Links lead to one version of several: the kernel asks for the name that it knows.
+        if folder.join(name).is_file() {
+            all.put(&format!("lib/firmware/{name}"), Kind::File(0o644), crate::base::fs::read(&folder.join(name))?);
+        }
+    }
+    let packed = zstd::encode_all(all.cpio(initrd.epoch).as_slice(), ZSTD_LEVEL);
+    packed.doing(|| "compressing the installer's modules").map(aligned)
+}
+
+/// A file that an installer finds in its root, as an archive to be unpacked after an initrd.
+pub fn file(path: &str, bytes: Vec<u8>, epoch: u64) -> Vec<u8> {
+    let mut files = Files::default();
+    files.put(path, Kind::File(0o600), bytes);
+    files.cpio(epoch)
+}
+
+/// The firmware that a module names in its `.modinfo`: strings `firmware=NAME`, each ended by a zero byte.
+fn wanted_firmware(module: &[u8]) -> Result<Vec<String>> {
+    const MARK: &[u8] = b"firmware=";
+    let plain = match module {
+        [0xfd, b'7', b'z', ..] => {
+            let mut plain = Vec::new();
+            let mut reader = liblzma::read::XzDecoder::new(module);
+            std::io::Read::read_to_end(&mut reader, &mut plain).doing(|| "unpacking a module")?;
+            plain
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd::decode_all(module).doing(|| "unpacking a module")?,
+        _ => module.to_vec(),
+    };
+    let begins = |at: &usize| plain[*at..].starts_with(MARK) && (*at == 0 || plain[at - 1] == 0);
+    let name = |at: usize| {
+        let rest = &plain[at + MARK.len()..];
+        let end = rest.iter().position(|byte| *byte == 0)?;
+        std::str::from_utf8(&rest[..end]).ok().map(str::to_string)
+    };
+    Ok((0..plain.len()).filter(begins).filter_map(name).collect())
 }
 
 /// An ELF program without what follows its loaded segments: symbols and debugging information, most of its size. The section
@@ -226,8 +292,7 @@ impl Files {
             entry(&mut out, path, [inode, mode, links, epoch as u32, device.0, device.1], bytes);
         }
         entry(&mut out, "TRAILER!!!", [0, 0, 1, 0, 0, 0], &[]);
-        out.resize(out.len().next_multiple_of(512), 0);
-        out
+        aligned(out)
     }
 }
 
@@ -305,6 +370,52 @@ mod tests {
     }
 
     #[test]
+    fn an_extension_has_what_the_initrd_lacks_with_its_firmware_and_whole_lists() {
+        let root = root();
+        let put = |path: &str, bytes: &[u8]| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        };
+        put(
+            "usr/lib/modules/6.1/kernel/drivers/net/n.ko.xz",
+            b"x\0firmware=card/fw.bin\0y\0firmware=absent.bin\0notfirmware=z\0",
+        );
+        put("usr/lib/firmware/card/fw.bin", b"code");
+        let modules = ["a-fs".to_string()];
+        let initrd = Initrd { node: &elf(), root: root.path(), kernel: "6.1", modules: &modules, load: &[], epoch: 86_400 };
+        let extension = extension(&initrd, &["drivers/net/".to_string()]).unwrap();
+        let archive = unpacked(&extension);
+        let names: Vec<String> = listed(&archive).lines().filter(|line| line.starts_with('-')).map(last_word).collect();
+        let at = |name: &str| format!("lib/modules/6.1/{name}");
+        assert_eq!(
+            names,
+            [
+                "lib/firmware/card/fw.bin".to_string(),
+                at("kernel/drivers/net/n.ko.xz"),
+                at("modules.alias"),
+                at("modules.dep"),
+                at("modules.softdep"),
+            ]
+        );
+        // The list of modules names the initrd's, too.
+        let text = String::from_utf8_lossy(&archive).into_owned();
+        assert!(text.contains("kernel/fs/a/a-fs.ko.xz: kernel/lib/b.ko.xz\nkernel/lib/b.ko.xz:\nkernel/drivers/net/n.ko.xz:\n"));
+    }
+
+    /// What is packed, without the zeros behind it.
+    fn unpacked(packed: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::new();
+        let mut reader = zstd::Decoder::new(packed).unwrap().single_frame();
+        std::io::Read::read_to_end(&mut reader, &mut plain).unwrap();
+        plain
+    }
+
+    fn last_word(line: &str) -> String {
+        line.rsplit(' ').next().unwrap().to_string()
+    }
+
+    #[test]
     fn an_initrd_has_the_named_modules_and_what_they_need_and_no_other() {
         let root = root();
         let initrd = built(root.path(), &["a-fs", "drivers/ata/", "built_in"]).unwrap();
@@ -319,7 +430,7 @@ mod tests {
                  -rw-r--r-- 1 0 0 6 {date} kernel/x86/microcode/GenuineIntel.bin\n"
             )
         );
-        let plain = zstd::decode_all(&initrd[split..]).unwrap();
+        let plain = unpacked(&initrd[split..]);
         let paths: Vec<String> = listed(&plain)
             .lines()
             .filter(|line| !line.starts_with('d'))

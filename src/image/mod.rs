@@ -2,7 +2,7 @@
 //!
 //! `build` carries a role's plan out; `check` has the services judge their files, `verdict` takes their words; `manifest` is the image's name and content in the store.
 //! `disk` lays a disk out as extents, without writing anything. `esp` and `grub` make two of its parts, `initrd`
-//! makes the initrd that goes into the ESP. `extent` writes extents to a file and hashes it on the way; `qcow2` turns a
+//! makes the initrd that goes into the ESP, `installer` what a machine that is to be installed gets besides. `extent` writes extents to a file and hashes it on the way; `qcow2` turns a
 //! disk's extents into those of a qcow2 file. Nothing here mounts, attaches or asks the clock: every byte comes from the
 //! caller's values and files.
 //!
@@ -16,6 +16,7 @@ pub mod esp;
 pub mod extent;
 pub mod grub;
 pub mod initrd;
+pub mod installer;
 pub mod manifest;
 pub mod qcow2;
 pub mod verdict;

@@ -37,6 +37,18 @@ pub enum Disk {
     Own(PathBuf),
 }
 
+/// What the firmware starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Start {
+    /// The disk.
+    #[default]
+    Disk,
+    /// What the first card's network offers, by the card's own ROM; then the disk.
+    Network,
+    /// A CD; then the disk.
+    Medium(PathBuf),
+}
+
 /// A network card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Card {
@@ -57,6 +69,8 @@ pub struct Spec {
     pub disks: Vec<(String, PathBuf)>,
     /// How it starts.
     pub firmware: Firmware,
+    /// From what.
+    pub start: Start,
     /// Memory in MiB.
     pub memory: u32,
     /// Processors.
@@ -241,7 +255,12 @@ fn arguments(spec: &Spec, folder: &Path) -> Result<Vec<String>> {
         Disk::Own(file) => ("raw", file.display().to_string()),
     };
     add(&["-drive", &format!("if=none,id=system,format={format},cache=unsafe,file={file}")]);
-    add(&["-device", "virtio-blk-pci,drive=system,serial=ostack-system,bootindex=0"]);
+    let place = if spec.start == Start::Disk { 0 } else { 1 };
+    add(&["-device", &format!("virtio-blk-pci,drive=system,serial=ostack-system,bootindex={place}")]);
+    if let Start::Medium(medium) = &spec.start {
+        add(&["-drive", &format!("if=none,id=medium,media=cdrom,format=raw,readonly=on,file={}", medium.display())]);
+        add(&["-device", "ide-cd,drive=medium,bootindex=0"]);
+    }
     // Room to plug a seed into a machine that waits for one.
     add(&["-device", "pcie-root-port,id=plug,chassis=9"]);
     if let Some(seed) = &spec.seed {
@@ -256,7 +275,8 @@ fn arguments(spec: &Spec, folder: &Path) -> Result<Vec<String>> {
     for (number, Card { mac, netdev }) in spec.cards.iter().enumerate() {
         let (kind, rest) = netdev.split_once(',').unwrap_or((netdev, ""));
         add(&["-netdev", &format!("{kind},id=net{number},{rest}")]);
-        add(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=")]);
+        let rom = if spec.start == Start::Network && number == 0 { "bootindex=0" } else { "romfile=" };
+        add(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},{rom}")]);
     }
     add(&["-chardev", &format!("file,id=console,path={},append=on", at("console.log"))]);
     add(&["-device", "virtio-serial-pci"]);

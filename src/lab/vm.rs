@@ -73,6 +73,7 @@ pub fn start(folder: &Folder, machine: &Machine, vm: &Vm) -> Result<()> {
         seed: Some(folder.seed(name)),
         disks: Vec::new(),
         firmware: Firmware::Bios,
+        start: qemu::Start::default(),
         memory: vm.memory,
         cpus: vm.cpus,
         cards: cards(machine)?,

@@ -15,7 +15,7 @@ mod apt;
 mod index;
 
 use super::mirror::Mirrors;
-use super::request::{BASE, Request, TOOLS, Update};
+use super::request::{BASE, Request, Update, is_apart};
 use super::{LockedPackage, ReleaseLock};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
@@ -164,7 +164,7 @@ fn is_locked(stanza: &Stanza<'_>, package: &LockedPackage) -> bool {
 
 /// Solves every set with the versions that apt prefers now.
 fn solve<'a>(request: &Request<'_>, apt: &Apt<'_>, index: &Index<'a>) -> Result<Solved<'a>> {
-    let (base, tools): (Word, Word) = (BASE.parse()?, TOOLS.parse()?);
+    let base: Word = BASE.parse()?;
     let run = |set: &Word, roots: &BTreeSet<&str>| -> Result<BTreeMap<&'a str, Stanza<'a>>> {
         let roots: Vec<&str> = roots.iter().copied().collect();
         let installs = apt.solve(&roots).doing(|| format!("solving the set {set}"))?;
@@ -174,7 +174,7 @@ fn solve<'a>(request: &Request<'_>, apt: &Apt<'_>, index: &Index<'a>) -> Result<
     let mut solved = Solved::new();
     let mut minimal = BTreeMap::new();
     // Tools alone are asked for where another distribution's release takes its tools from this one's archives.
-    if request.sets.keys().any(|set| *set != tools) || request.sets.is_empty() {
+    if request.sets.keys().any(|set| !is_apart(set)) || request.sets.is_empty() {
         let mut wanted = roots(&base);
         wanted.extend(index.essential());
         minimal = run(&base, &wanted)?;
@@ -183,7 +183,7 @@ fn solve<'a>(request: &Request<'_>, apt: &Apt<'_>, index: &Index<'a>) -> Result<
     for set in request.sets.keys().filter(|set| **set != base) {
         let mut wanted = roots(set);
         let mut chosen;
-        if *set == tools {
+        if is_apart(set) {
             chosen = run(set, &wanted)?;
             // Some versions of apt add the essential packages to whatever is installed.
             let names: Vec<&str> = chosen.keys().copied().filter(|name| wanted.contains(name)).collect();

@@ -11,8 +11,16 @@ use std::path::PathBuf;
 /// The set that every role's set contains.
 pub const BASE: &str = "base";
 
-/// The set that is solved on its own.
+/// The tools' set.
 pub const TOOLS: &str = "tools";
+
+/// The loaders' set.
+pub const LOADERS: &str = "loaders";
+
+/// Whether a set is solved on its own: what is in it is unpacked beside images, never in one.
+pub fn is_apart(set: &Word) -> bool {
+    [TOOLS, LOADERS].contains(&set.as_str())
+}
 
 /// What to resolve.
 #[derive(Debug, Clone)]

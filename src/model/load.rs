@@ -1,6 +1,9 @@
 //! Reads the user's folders into model values: the only part of `model` that touches files.
 
 use super::disk::{self, DiskSpec};
+use super::iso::{self, IsoSpec};
+use super::kickstart::{self, KickstartSpec};
+use super::netboot::{self, NetbootSpec};
 use super::options::{self, SiteOptions};
 use super::overlay::{self, Overlay};
 use super::recipe::{self, Recipe};
@@ -12,6 +15,15 @@ use crate::base::fs;
 use crate::base::name::{Role, Word};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Where the templates of the network boot tree are.
+pub const NETBOOT_TEMPLATES: &str = "images/netboot";
+
+/// Where those of media are.
+pub const ISO_TEMPLATES: &str = "images/iso";
+
+/// Where those of kickstart files are.
+pub const KICKSTART_TEMPLATES: &str = "images/kickstart";
 
 /// The folder that holds `recipes/`, `overlays/` and `images/`.
 #[derive(Debug, Clone)]
@@ -118,6 +130,52 @@ impl Project {
         fs::must_exist(&path, "the disk's description", "write it, or run where images/ is")?;
         let text = fs::read_text(&path)?;
         disk::parse(&Source { file: &path, text: &text })
+    }
+
+    /// `images/netboot.toml` and its templates.
+    ///
+    /// # Errors
+    /// With file, line and what to write.
+    pub fn netboot(&self) -> Result<NetbootSpec> {
+        let path = self.root.join("images/netboot.toml");
+        fs::must_exist(&path, "the description of the network boot tree", "write it, or run where images/ is")?;
+        let text = fs::read_text(&path)?;
+        let mut spec = netboot::parse(&Source { file: &path, text: &text })?;
+        spec.texts = self.texts(NETBOOT_TEMPLATES)?;
+        Ok(spec)
+    }
+
+    /// `images/kickstart.toml` and its templates.
+    ///
+    /// # Errors
+    /// With file, line and what to write.
+    pub fn kickstart(&self) -> Result<KickstartSpec> {
+        let path = self.root.join("images/kickstart.toml");
+        fs::must_exist(&path, "the description of kickstart files", "write it, or run where images/ is")?;
+        let text = fs::read_text(&path)?;
+        let mut spec = kickstart::parse(&Source { file: &path, text: &text })?;
+        spec.texts = self.texts(KICKSTART_TEMPLATES)?;
+        Ok(spec)
+    }
+
+    /// `images/iso.toml` and its templates.
+    ///
+    /// # Errors
+    /// With file, line and what to write.
+    pub fn iso(&self) -> Result<IsoSpec> {
+        let path = self.root.join("images/iso.toml");
+        fs::must_exist(&path, "the description of media", "write it, or run where images/ is")?;
+        let text = fs::read_text(&path)?;
+        let mut spec = iso::parse(&Source { file: &path, text: &text })?;
+        spec.texts = self.texts(ISO_TEMPLATES)?;
+        Ok(spec)
+    }
+
+    /// The texts in a folder by their names.
+    fn texts(&self, folder: &str) -> Result<BTreeMap<String, String>> {
+        let read =
+            |path: PathBuf| Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), fs::read_text(&path)?));
+        fs::sorted_dir(&self.root.join(folder))?.into_iter().map(read).collect()
     }
 
     /// `recipes/options.toml`; a project without it has no options.

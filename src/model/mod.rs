@@ -6,7 +6,11 @@
 
 pub mod check;
 pub mod disk;
+pub mod install;
+pub mod iso;
+pub mod kickstart;
 pub mod load;
+pub mod netboot;
 pub mod options;
 pub mod overlay;
 pub mod placeholder;

@@ -116,6 +116,9 @@ pub struct Packages {
     /// What writes the image (filesystems, boot loader); unpacked beside the image, never in it.
     #[serde(default)]
     pub tools: Vec<PackageName>,
+    /// What blank machines start by: boot loaders of the network and what writes media; unpacked beside the image, never in it.
+    #[serde(default)]
+    pub loaders: Vec<PackageName>,
     /// The release (of the backend deb) whose archives have the tools. Tools are unpacked Debian packages, so a release of
     /// another backend needs it.
     #[serde(default)]
@@ -205,6 +208,9 @@ pub struct Initrd {
     /// Per kernel flavour: modules by name, or folders below `kernel/` ending in `/`; what they depend on comes along.
     #[serde(default)]
     pub modules: BTreeMap<Word, Vec<String>>,
+    /// Per kernel flavour, in the same form: what an installer needs besides, which is network cards.
+    #[serde(default)]
+    pub network: BTreeMap<Word, Vec<String>>,
     /// Modules to load before looking for devices.
     #[serde(default)]
     pub load: Vec<String>,

@@ -3,9 +3,13 @@
 use crate::base::bundle::{BootIndex, INDEX_SIZE, SEED_VOLUME, SYSTEM_PARTITION};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Result};
+use crate::model::install::SEED_PARTITION;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+/// Bytes at the front of a device that tell what it holds: up to the end of ISO 9660's first descriptor, its sector 16.
+const HEAD: usize = 17 * 2048;
 
 /// A block device: a whole disk or a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub enum Filesystem {
     Erofs(String),
     /// squashfs; it has no name.
     Squashfs,
+    /// ISO 9660 with this volume label.
+    Iso(String),
     /// ext2, 3 or 4 with this label and size in bytes.
     Ext(String, u64),
     /// Only zeros where every known superblock would be.
@@ -49,7 +55,7 @@ impl Device {
     /// # Errors
     /// It cannot be read.
     pub fn filesystem(&self) -> Result<Filesystem> {
-        let mut head = vec![0; 8192.min(self.sectors as usize * 512)];
+        let mut head = vec![0; HEAD.min(self.sectors as usize * 512)];
         let mut read = || File::open(self.path()).and_then(|file| file.read_exact_at(&mut head, 0));
         read().doing(|| format!("reading {}", self.path().display()))?;
         Ok(probe(&head))
@@ -94,10 +100,15 @@ fn index(device: &Device) -> Result<BootIndex> {
     BootIndex::decode(&bytes)
 }
 
-/// The first device that holds a seed.
+/// The device that holds a seed: one that somebody has attached before one that an installer has put on a disk.
 pub fn seed(devices: &[Device]) -> Option<Device> {
-    let is_seed = |device: &&Device| device.filesystem().is_ok_and(|fs| fs == Filesystem::Erofs(SEED_VOLUME.into()));
-    devices.iter().find(is_seed).cloned()
+    let installed = |device: &&&Device| device.partition.as_deref() == Some(SEED_PARTITION);
+    devices.iter().filter(|device| is_seed(device)).min_by_key(|device| installed(&device)).cloned()
+}
+
+/// Whether a device holds a seed.
+pub fn is_seed(device: &Device) -> bool {
+    device.filesystem().is_ok_and(|fs| fs == Filesystem::Erofs(SEED_VOLUME.into()))
 }
 
 /// Tells a filesystem from the first 4 KiB or more of a device.
@@ -119,6 +130,10 @@ pub fn probe(head: &[u8]) -> Filesystem {
         let high = if word(1024 + 96) & 0x80 == 0 { 0 } else { word(1024 + 336) };
         let blocks = high << 32 | word(1024 + 4);
         return Filesystem::Ext(label(1024 + 120), blocks << (10 + word(1024 + 24).min(6)));
+    }
+    // ECMA-119, 8.4: the primary volume descriptor in sector 16; its volume identifier is padded with spaces.
+    if at(0x8000, 6) == b"\x01CD001" {
+        return Filesystem::Iso(String::from_utf8_lossy(at(0x8028, 32)).trim_end().to_string());
     }
     match at(0, 4) {
         b"hsqs" => Filesystem::Squashfs,

@@ -1,15 +1,16 @@
-//! A boot, in order: devices, the image's partition, its layers, the seed, the root, the state, the secrets, the real init.
+//! A boot, in order (unless the machine is to be installed first: `install`): devices, the image's partition, its layers, the seed, the root, the state, the secrets, the real init.
 
 use crate::base::bundle::{BootIndex, IMAGE_ARGUMENT, SEED_VOLUME, SYSTEM_PARTITION};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::model::install::{INSTALL_ARGUMENT, Kind};
 use crate::node::console::say;
 use crate::node::disks::{self, Device};
 use crate::node::modules::Modules;
 use crate::node::seed::Seed;
 use crate::node::stack::{self, RUN, mount_at};
-use crate::node::{activate, binds, seed, state};
+use crate::node::{activate, binds, install, seed, state};
 use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_move, unmount};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -37,9 +38,13 @@ pub fn run() -> Result<()> {
 
 fn boot() -> Result<std::convert::Infallible> {
     basics()?;
-    let image = image(&fs::read_text(Path::new("/proc/cmdline"))?)?;
+    let command_line = fs::read_text(Path::new("/proc/cmdline"))?;
     let mut modules = Modules::open()?;
     modules.load_first()?;
+    if let Some(kind) = argument(&command_line, INSTALL_ARGUMENT) {
+        return install::run(Kind::parse(kind)?, &command_line, &mut modules);
+    }
+    let image = image(&command_line)?;
     let (system, index) = find_system(&image, &mut modules);
     let layers = stack::layers(&system, &index)?;
     say(&format!("ostack: image {image} (role {})", index.role));
@@ -88,7 +93,7 @@ fn image(cmdline: &str) -> Result<Digest> {
 }
 
 /// The last value of `name=value`, as the kernel itself would take it.
-fn argument<'a>(cmdline: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn argument<'a>(cmdline: &'a str, name: &str) -> Option<&'a str> {
     cmdline.split_whitespace().rev().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
@@ -131,9 +136,15 @@ fn list(devices: &[Device], refused: &[String]) {
 fn find_seed(index: &BootIndex, modules: &mut Modules, node: &Path) -> Result<Seed> {
     let mut waiting = false;
     loop {
-        if let Some(device) = disks::seed(&disks::all()) {
+        let devices = disks::all();
+        if let Some(device) = disks::seed(&devices) {
             let seed = seed::take(&device, &index.role, node)?;
             say(&format!("ostack: seed of {} on {}", seed.node, device.name));
+            return Ok(seed);
+        }
+        if let Some(found) = seed::on_drive(&devices)? {
+            let seed = seed::take(&found.device, &index.role, node)?;
+            say(&format!("ostack: seed of {} on a config drive", seed.node));
             return Ok(seed);
         }
         if !waiting {

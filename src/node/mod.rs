@@ -2,7 +2,8 @@
 //!
 //! `init` tells the story of a boot in order; each step has its file: `modules` (kernel modules), `disks` (which
 //! device is what), `loops` and `stack` (layers to a root), `seed`, `state` (the partition that outlives a reboot), `binds` (its
-//! paths in the root), `activate` (secrets into files), `copy` (trees with owners and attributes), `console` (what people see). `report` and
+//! paths in the root), `activate` (secrets into files), `copy` (trees with owners and attributes), `console` (what people see). `install` comes before all
+//! that on a machine that is no node yet. `report` and
 //! `steps` run later, in the booted system. Nothing here knows a service by name: all it needs is in the partition's index and the seed.
 
 pub mod activate;
@@ -11,6 +12,7 @@ pub mod console;
 pub mod copy;
 pub mod disks;
 pub mod init;
+pub mod install;
 pub mod loops;
 pub mod modules;
 pub mod recover;

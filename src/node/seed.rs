@@ -7,14 +7,16 @@
 //! └── layer/        the node's files, as a tree that lies over the image's layers
 //! ```
 
-use crate::base::bundle::SEED_SECRETS;
+use crate::base::bundle::{CONFIG_DRIVE, CONFIG_DRIVE_SEED, SEED_SECRETS};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::node::copy;
-use crate::node::disks::Device;
+use crate::node::disks::{Device, Filesystem};
+use crate::node::loops;
 use crate::node::stack::{RUN, mount_at};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 use serde::Deserialize;
+use std::fs::File;
 use std::path::Path;
 
 /// What `seed.json` says. Keys that this program does not know belong to later ones.
@@ -50,14 +52,20 @@ impl Seed {
     }
 }
 
+/// Says whose seed is on `device`. The device is free afterwards.
+///
+/// # Errors
+/// It cannot be read.
+pub fn look(device: &Device) -> Result<Seed> {
+    mounted(device, |at| Seed::parse(&fs::read_text(&at.join("seed.json"))?))
+}
+
 /// Reads the seed on `device` and copies its tree to `node`, if it is for `role`. The device is free afterwards.
 ///
 /// # Errors
 /// It cannot be read or is for another role.
 pub fn take(device: &Device, role: &str, node: &Path) -> Result<Seed> {
-    let at = Path::new(RUN).join("seed");
-    mount_at(&device.path(), &at, "erofs", MountFlags::RDONLY, "")?;
-    let read = || {
+    mounted(device, |at| {
         let seed = Seed::parse(&fs::read_text(&at.join("seed.json"))?)?;
         seed.must_be_for(role)?;
         let layer = at.join("layer");
@@ -70,8 +78,43 @@ pub fn take(device: &Device, role: &str, node: &Path) -> Result<Seed> {
             copy::tree(&secrets, &Path::new(RUN).join(SEED_SECRETS))?;
         }
         Ok(seed)
-    };
-    let result = read().map_err(|error: Error| error.doing(format!("reading the seed on {}", device.name)));
+    })
+}
+
+/// A seed on a config drive, and what holds it: dropped once the seed is taken.
+pub struct OnDrive {
+    /// The seed's device.
+    pub device: Device,
+    _loop: File,
+}
+
+/// Finds a seed on a config drive: a file there, as a device of its own.
+///
+/// # Errors
+/// A config drive with a seed cannot be read.
+pub fn on_drive(devices: &[Device]) -> Result<Option<OnDrive>> {
+    let is_drive = |device: &&Device| device.filesystem().is_ok_and(|fs| fs == Filesystem::Iso(CONFIG_DRIVE.into()));
+    let at = Path::new(RUN).join("config-drive");
+    for drive in devices.iter().filter(is_drive) {
+        mount_at(&drive.path(), &at, "iso9660", MountFlags::RDONLY, "")?;
+        let seed = at.join(CONFIG_DRIVE_SEED);
+        let size = seed.metadata().map_or(0, |meta| meta.len());
+        if size > 0 {
+            // It stays mounted below the device.
+            let (path, held) = loops::attach(&seed, 0, size)?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Ok(Some(OnDrive { device: Device { name, sectors: size / 512, partition: None }, _loop: held }));
+        }
+        unmount(&at, UnmountFlags::empty()).doing(|| "releasing the config drive")?;
+    }
+    Ok(None)
+}
+
+/// Does something with the seed's tree.
+fn mounted<T>(device: &Device, read: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let at = Path::new(RUN).join("seed");
+    mount_at(&device.path(), &at, "erofs", MountFlags::RDONLY, "")?;
+    let result = read(&at).map_err(|error| error.doing(format!("reading the seed on {}", device.name)));
     unmount(&at, UnmountFlags::empty()).doing(|| "releasing the seed")?;
     result
 }

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The smallest state partition that is made, in bytes.
-const MIN_SIZE: u64 = 512 << 20;
+pub(in crate::node) const MIN_SIZE: u64 = 512 << 20;
 /// A filesystem this much smaller than its partition is grown; less may be a tail that ext4 cannot use.
 const GROW_FROM: u64 = 16 << 20;
 /// How often to look for a new partition's device, and how long to wait in between.
@@ -72,7 +72,8 @@ pub fn open(system: &Device, root: &Path) -> Result<(PathBuf, Outcome)> {
         Plan::Create => {
             let mut id = [0; 16];
             rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).doing(|| "drawing a GUID")?;
-            let (first, last) = (free(&table).0, table.last_aligned());
+            let (first, length) = free(&table);
+            let last = first + length - 1;
             let name = STATE_PARTITION_NEW.into();
             let number = table.add(Partition { kind: Guid::LINUX, id: Guid::custom(&id), first, last, attributes: 0, name })?;
             table.write(&file)?;
@@ -84,7 +85,7 @@ pub fn open(system: &Device, root: &Path) -> Result<(PathBuf, Outcome)> {
             // What is foreign does not even get a larger partition.
             own_size(&partition_of(&disk, number, table.partitions[&number].sectors())?)?;
             let mut partition = table.partitions[&number].clone();
-            partition.last = table.last_aligned();
+            partition.last = end_of_room(&table, &partition);
             table.partitions.insert(number, partition);
             table.write(&file)?;
             tell_kernel(&file, RESIZE, number, &table.partitions[&number])?;
@@ -119,7 +120,7 @@ enum Plan {
 
 fn plan(table: &Table) -> Result<Plan> {
     if let Some((number, partition)) = table.named(STATE_PARTITION) {
-        let grows = partition.last == table.end() && table.last_aligned() >= partition.last + ALIGNMENT;
+        let grows = end_of_room(table, partition) >= partition.last + ALIGNMENT;
         return Ok(if grows { Plan::Grow(number) } else { Plan::Use(number) });
     }
     if let Some((number, _)) = table.named(STATE_PARTITION_NEW) {
@@ -136,10 +137,20 @@ fn plan(table: &Table) -> Result<Plan> {
     Ok(Plan::Create)
 }
 
-/// The first aligned sector after the last partition and how many sectors follow.
+/// The largest gap behind a partition: its first aligned sector and how many aligned ones there are. Mostly it is what follows the
+/// last one; but a cloud may have put a partition of its own at the disk's end (Ironic does, with its config drive).
 fn free(table: &Table) -> (u64, u64) {
-    let first = (table.end() + 1).next_multiple_of(ALIGNMENT);
-    (first, (table.last_aligned() + 1).saturating_sub(first))
+    let gap = |partition: &Partition| {
+        let first = (partition.last + 1).next_multiple_of(ALIGNMENT);
+        (first, (end_of_room(table, partition) + 1).saturating_sub(first))
+    };
+    table.partitions.values().map(gap).max_by_key(|(_, length)| *length).unwrap_or((ALIGNMENT, 0))
+}
+
+/// The last aligned sector before what follows a partition.
+fn end_of_room(table: &Table, partition: &Partition) -> u64 {
+    let next = table.partitions.values().map(|other| other.first).filter(|first| *first > partition.last).min();
+    next.map_or(table.last_aligned(), |next| next / ALIGNMENT * ALIGNMENT - 1)
 }
 
 fn format(device: &Device, root: &Path) -> Result<()> {
@@ -274,6 +285,22 @@ mod tests {
         ] {
             assert_eq!(plan(&table(mib, state)).unwrap(), expected, "{mib} {state:?}");
         }
+    }
+
+    #[test]
+    fn a_partition_that_a_cloud_has_put_at_the_end_stays_there() {
+        let with_drive = |state| {
+            let mut table = table(8192, state);
+            let (first, last) = (8127 * ALIGNMENT, 8191 * ALIGNMENT - 1);
+            let drive = Partition { kind: Guid::LINUX, id: Guid([3; 16]), first, last, attributes: 0, name: "config-2".into() };
+            table.add(drive).unwrap();
+            table
+        };
+        let blank = with_drive(None);
+        assert_eq!(plan(&blank).unwrap(), Plan::Create);
+        assert_eq!(free(&blank), (1024 * ALIGNMENT, (8127 - 1024) * ALIGNMENT));
+        assert_eq!(plan(&with_drive(Some(("ostack-state", 8127)))).unwrap(), Plan::Use(2));
+        assert_eq!(plan(&with_drive(Some(("ostack-state", 4096)))).unwrap(), Plan::Grow(2));
     }
 
     #[test]

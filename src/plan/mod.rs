@@ -43,7 +43,9 @@ pub mod version {
     /// The form of an overlay's layer.
     pub const OVERLAY: u32 = 1;
     /// The kernel and the initrd.
-    pub const BOOT: u32 = 1;
+    pub const BOOT: u32 = 2;
+    /// What an installer has besides the initrd.
+    pub const INSTALLER: u32 = 2;
     /// How a check's root is made and its words are taken.
     pub const CHECK: u32 = 1;
     /// The disk's layout and boot loader.
@@ -111,6 +113,8 @@ pub struct Locked {
     pub role: Vec<Package>,
     /// What writes the image.
     pub tools: Vec<Package>,
+    /// What blank machines start by.
+    pub loaders: Vec<Package>,
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use crate::model::release::Release;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// A set's name -> the packages asked for. Sets: `base`, `kernel-FLAVOUR` for each flavour that a recipe uses, `tools`, and
-/// one per role. Each but `tools` is resolved on top of `base`.
+/// A set's name -> the packages asked for. Sets: `base`, `kernel-FLAVOUR` for each flavour that a recipe uses, `tools`,
+/// `loaders`, and one per role. Each but `tools` and `loaders` is resolved on top of `base`.
 ///
 /// # Errors
 /// A recipe names a kernel flavour that the release does not have.
@@ -21,8 +21,10 @@ pub fn requested(
     let word = |text: &str| text.parse::<Word>();
     let mut sets: BTreeMap<Word, BTreeSet<PackageName>> = BTreeMap::new();
     sets.insert(word("base")?, release.packages.base.iter().cloned().collect());
-    if !release.packages.tools.is_empty() {
-        sets.insert(word("tools")?, release.packages.tools.iter().cloned().collect());
+    for (set, packages) in [("tools", &release.packages.tools), ("loaders", &release.packages.loaders)] {
+        if !packages.is_empty() {
+            sets.insert(word(set)?, packages.iter().cloned().collect());
+        }
     }
     for (role, recipe, path, overlays) in roles {
         if !release.kernel.is_empty() {

@@ -60,6 +60,8 @@ pub struct RolePlan {
     pub users: Vec<User>,
     /// Unpacking the tools.
     pub tools: Key,
+    /// Unpacking what blank machines start by.
+    pub loaders: Key,
     /// The base layer.
     pub base: Key,
     /// The role's package layer.
@@ -76,6 +78,10 @@ pub struct RolePlan {
     pub command_line: String,
     /// The kernel modules of the initrd, as the release lists them for the recipe's kernel.
     pub modules: Vec<String>,
+    /// What an installer needs besides; see `image::installer`.
+    pub installer: Key,
+    /// The kernel modules of network cards, likewise.
+    pub network: Vec<String>,
 }
 
 /// One overlay's layer.
@@ -126,6 +132,7 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
     files::no_clash(&shown)?;
 
     let tools = packages_key("tools", version::TOOLS, &locked.tools);
+    let loaders = packages_key("loaders", version::TOOLS, &locked.loaders);
     let clean = serde_json::to_string(&inputs.release.clean).unwrap_or_default();
     let configure = serde_json::to_string(&inputs.release.configure).unwrap_or_default();
     let people = serde_json::to_string(&(&inputs.release.users, &inputs.release.groups)).unwrap_or_default();
@@ -176,6 +183,12 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         })
         .collect();
     let modules = inputs.release.initrd.modules.get(&inputs.recipe.kernel).cloned().unwrap_or_default();
+    let network = inputs.release.initrd.network.get(&inputs.recipe.kernel).cloned().unwrap_or_default();
+    let installer = Key::new("installer", version::INSTALLER)
+        .with("base", base.digest())
+        .with("modules", Digest::of(modules.join("\n")))
+        .with("network", Digest::of(network.join("\n")))
+        .with("time", locked.epoch);
     let boot = Key::new("boot", version::BOOT)
         .with("base", base.digest())
         .with("modules", Digest::of(modules.join("\n")))
@@ -189,6 +202,7 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         debconf,
         users,
         tools,
+        loaders,
         base,
         packages,
         overlays,
@@ -197,6 +211,8 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         state,
         command_line: inputs.release.initrd.command_line.join(" "),
         modules,
+        installer,
+        network,
         locked,
     })
 }

@@ -108,6 +108,17 @@ impl Held {
         Ok(values)
     }
 
+    /// An authority's certificate, and a key with a certificate that it has signed for these names just now: nobody keeps that one.
+    ///
+    /// # Errors
+    /// The authority was never drawn, or is none.
+    pub fn signed_now(&self, authority: &str, names: &[String]) -> Result<(String, Fields)> {
+        let missing = || Error::new(format!("the secret {authority} is not drawn yet")).next(format!("run: {INIT}"));
+        let drawn = self.shared.get(authority).ok_or_else(missing)?;
+        let certificate = drawn.fields.get("certificate").ok_or_else(missing)?.clone();
+        Ok((certificate, x509::Authority::load(&drawn.fields)?.sign(names)?))
+    }
+
     /// How many values of a name there are: one of the site, or one for each of so many nodes.
     pub fn count(&self, name: &str) -> usize {
         usize::from(self.shared.contains_key(name)) + self.nodes.values().filter(|own| own.contains_key(name)).count()

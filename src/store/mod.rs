@@ -19,7 +19,8 @@
 
 mod record;
 
-pub use record::{Blob, Record};
+pub use crate::base::digest::Blob;
+pub use record::Record;
 
 use crate::base::digest::{Digest, Hasher};
 use crate::base::error::{Context, Error, Result};

@@ -1,17 +1,8 @@
 //! What the store remembers of a finished step.
 
-use crate::base::digest::Digest;
+use crate::base::digest::Blob;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// A blob of the store: digest and size in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blob {
-    /// sha256 of the bytes.
-    pub digest: Digest,
-    /// How many there are.
-    pub size: u64,
-}
 
 /// A finished step.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

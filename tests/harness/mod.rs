@@ -14,6 +14,8 @@ pub mod faults;
 pub mod guest;
 pub mod guide;
 pub mod leftovers;
+pub mod machine;
+pub mod network;
 pub mod probe;
 pub mod role;
 pub mod rpm;

@@ -13,6 +13,7 @@ mod fence;
 mod interface;
 mod network;
 mod node;
+mod provision;
 mod words;
 mod written;
 
@@ -20,6 +21,7 @@ pub use fence::Fence;
 pub use interface::{Bonding, Hash, Interface, Kind, LacpRate, Mode};
 pub use network::{Network, Provider, Subnet};
 pub use node::{DiskHint, Node};
+pub use provision::{Dhcp, Provision};
 
 /// A deployment, checked: names and addresses are unique and lie in their networks.
 #[derive(Debug, Clone, Serialize)]
@@ -38,6 +40,8 @@ pub struct Site {
     pub external: Network,
     /// Neutron's own network.
     pub provider: Provider,
+    /// The machine that provisions the others, where the site names one.
+    pub provision: Option<Provision>,
     /// Addresses of name servers; may be empty.
     pub dns: Vec<Ipv4Addr>,
     /// Time servers that the controllers follow; may be empty.
@@ -116,6 +120,7 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
     }
     let provider = network::provider(source, &file.network.provider)?;
     let nodes = node::read_all(source, &file, &management, &external, &provider)?;
+    let provision = file.provision.map(|written| provision::read(source, written, &management, &nodes)).transpose()?;
     let site = Site {
         name: file.site.name,
         release: file.site.release,
@@ -124,6 +129,7 @@ pub fn parse(source: &Source<'_>) -> Result<Site> {
         management,
         external,
         provider,
+        provision,
         dns: file.dns.servers.iter().map(|one| words::address(source, one)).collect::<Result<_>>()?,
         ntp: file.ntp.servers.into_iter().map(|one| words::ntp_server(source, one)).collect::<Result<_>>()?,
         authorized_keys: file.ssh.authorized_keys.into_iter().map(|key| words::ssh_key(source, key)).collect::<Result<_>>()?,

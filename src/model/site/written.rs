@@ -1,6 +1,7 @@
 //! The file as written: every value still knows where it stands.
 
 use super::interface::{Hash, LacpRate, Mode};
+use super::provision::Dhcp;
 use super::{DiskHint, Parameters, Role, Word};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) interfaces: BTreeMap<Role, Interfaces>,
     pub(super) network: Networks,
+    pub(super) provision: Option<Provision>,
     #[serde(default)]
     pub(super) dns: Servers,
     #[serde(default)]
@@ -70,6 +72,15 @@ pub(super) struct Provider {
     pub(super) mtu: Option<Spanned<u16>>,
     #[serde(default)]
     pub(super) vlan_ranges: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Provision {
+    pub(super) server: Spanned<String>,
+    pub(super) port: Option<Spanned<u16>>,
+    pub(super) secure_port: Option<Spanned<u16>>,
+    pub(super) dhcp: Option<Dhcp>,
 }
 
 #[derive(Deserialize, Default)]

@@ -1,0 +1,175 @@
+//! `ostack-image kickstart`: the bundle for Anaconda.
+
+use super::build::node_program;
+use super::netboot::provision;
+use super::session::Session;
+use super::{Global, print_json};
+use crate::base::error::{Error, Result};
+use crate::base::name::{PackageName, Role};
+use crate::deploy::kickstart::{Bundle, RoleParts, Written, not_for};
+use crate::lock::ReleaseLock;
+use crate::model::release::{Backend, User};
+use crate::model::site::Node;
+use crate::plan::Locked;
+use crate::plan::context::Values;
+use clap::Args;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+
+/// What yum gives a repository that says nothing, and what a release's priorities are of.
+const USUAL: (u32, u32) = (1000, 99);
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Nodes, or roles for all their nodes
+    #[arg(value_name = "NODE|ROLE", required_unless_present = "all")]
+    names: Vec<String>,
+    /// All nodes of the site
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+}
+
+pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
+    let session = Session::open(global)?;
+    session.warn();
+    let written = write(&session, &nodes(&session, options)?)?;
+    if global.json {
+        return print_json(&written);
+    }
+    for node in &written.nodes {
+        println!("{}", written.path.join(node).join("ks.cfg").display());
+    }
+    let packages = if written.locked {
+        "packages at the versions of ostack.lock"
+    } else {
+        "packages unlocked: the newest of their repositories"
+    };
+    println!("{} files, {packages}  {}", written.files, written.digest);
+    Ok(())
+}
+
+/// The nodes that are named, or whose role is, in the site's order.
+fn nodes<'a>(session: &'a Session, options: &Options) -> Result<Vec<&'a Node>> {
+    let mut wanted: BTreeSet<&str> = BTreeSet::new();
+    for name in &options.names {
+        match name.parse::<Role>() {
+            Ok(role) if !session.site.nodes.iter().any(|node| node.name.as_str() == name) => {
+                wanted.extend(session.site.of_role(role).map(|node| node.name.as_str()));
+            }
+            _ => {
+                wanted.insert(session.site.node(name)?.name.as_str());
+            }
+        }
+    }
+    let nodes: Vec<&Node> = session.site.nodes.iter().filter(|node| options.all || wanted.contains(node.name.as_str())).collect();
+    if nodes.is_empty() {
+        return Err(Error::new("the site has no such nodes")
+            .at(&session.site_file, None)
+            .next("name nodes or roles of the site"));
+    }
+    Ok(nodes)
+}
+
+fn write(session: &Session, nodes: &[&Node]) -> Result<Written> {
+    if session.release.backend != Backend::Rpm {
+        not_for(session.release_name.as_str())?;
+    }
+    // A site without a lock of this release gets its packages by name, and is told so.
+    let lock = session.lock_file.exists().then(|| session.lock()).transpose()?;
+    let lock =
+        lock.filter(|lock| lock.releases.contains_key(&session.release_name)).map(|_| session.release_lock()).transpose()?;
+    let epoch = lock.as_ref().map_or(Ok(0), |lock| i64::try_from(lock.source_date_epoch)).map_err(Error::new)?;
+    let spec = session.project.kickstart()?;
+    let mut bundle = Bundle::new(&spec, values(session)?, epoch);
+    let program = bundle.program(&node_program()?)?;
+    for role in Role::ALL {
+        let of_role: Vec<&&Node> = nodes.iter().filter(|node| node.role == role).collect();
+        if of_role.is_empty() {
+            continue;
+        }
+        let files = session.role(role)?;
+        let mut planner = session.planner(files)?;
+        let plan = planner.role(Locked { epoch, ..Locked::default() })?;
+        let parts = RoleParts {
+            overlays: plan.overlays.iter().map(|step| (step.name.to_string(), step.files.clone())).collect(),
+            state: plan.state.clone(),
+            packages: packages(session, role, lock.as_ref())?,
+            locked: lock.is_some(),
+            users: session.release.users.iter().chain(&plan.users).map(account).collect(),
+            groups: groups(session, &plan.users),
+        };
+        let mut archives = Vec::new();
+        for (name, files) in &parts.overlays {
+            archives.push(bundle.archive(name, files)?);
+        }
+        let mut of_nodes = planner.nodes();
+        for node in of_role {
+            let own = of_nodes.plan(node)?;
+            let mut all = archives.clone();
+            all.push(bundle.archive(node.name.as_str(), &own)?);
+            all.push(program.clone());
+            bundle.node(node, &parts, &all)?;
+        }
+    }
+    bundle.write(&session.out.join("kickstart"), lock.is_some())
+}
+
+/// What is the same for all templates.
+fn values(session: &Session) -> Result<Values> {
+    let provision = provision(session)?;
+    let mirrors = session.mirrors()?;
+    let mut repositories = Vec::new();
+    for suite in &session.release.suites {
+        let base = mirrors.of(&suite.archive)?.first().cloned().unwrap_or_default();
+        let path = suite.path.as_ref().map(|path| format!("/{}", path.as_str())).unwrap_or_default();
+        let (cost, usual) = USUAL;
+        repositories.push(json!({
+            "name": suite.name, "url": format!("{base}{path}"), "cost": cost * suite.priority / usual, "exclude": suite.exclude,
+        }));
+    }
+    let network = &session.site.management;
+    let table = json!({
+        "site": { "name": session.site.name, "release": session.release_name, "time_zone": session.site.time_zone },
+        "server": { "url": format!("http://{}:{}/kickstart", provision.server, provision.port) },
+        "network": { "netmask": network.subnet.netmask(), "gateway": network.gateway },
+        "repositories": repositories,
+        "option": session.options,
+    });
+    Ok(Values::new(if let Value::Object(table) = table { table } else { Map::new() }))
+}
+
+/// A role's packages: every locked one exactly, or by name those that are asked for.
+fn packages(session: &Session, role: Role, lock: Option<&ReleaseLock>) -> Result<Vec<String>> {
+    let sets = ["base".to_string(), format!("kernel-{}", session.role(role)?.recipe.kernel), role.to_string()];
+    let mut packages = BTreeSet::new();
+    match lock {
+        Some(lock) => {
+            for set in &sets {
+                // As rpm names a package; an epoch stands before the version.
+                packages
+                    .extend(lock.set(&set.parse()?).into_iter().map(|one| format!("{}-{}.{}", one.name, one.version, one.arch)));
+            }
+        }
+        None => {
+            let requested = session.requested()?;
+            for set in &sets {
+                packages.extend(requested.get(&set.parse()?).into_iter().flatten().map(PackageName::to_string));
+            }
+        }
+    }
+    Ok(packages.into_iter().collect())
+}
+
+fn account(user: &User) -> Value {
+    json!({ "name": user.name, "uid": user.uid, "gid": user.gid, "home": user.home, "shell": user.shell })
+}
+
+/// Groups: the release's, and each account's own.
+fn groups(session: &Session, overlays: &[User]) -> Vec<Value> {
+    let release = &session.release;
+    let named = release.groups.iter().map(|group| (group.name.clone(), group.gid));
+    let all: Vec<(String, u32)> = named.collect();
+    let own = release.users.iter().chain(overlays).filter(|user| !all.iter().any(|(_, gid)| *gid == user.gid));
+    let own: Vec<(String, u32)> = own.map(|user| (user.name.clone(), user.gid)).collect();
+    all.into_iter().chain(own).map(|(name, gid)| json!({ "name": name, "gid": gid })).collect()
+}

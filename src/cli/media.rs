@@ -1,0 +1,44 @@
+//! What `build --format iso` and `netboot` share: the roots of loaders and tools, and the medium itself.
+
+use super::build::Work;
+use super::fetch;
+use crate::base::error::Result;
+use crate::deploy::describe::describe;
+use crate::deploy::iso::Iso;
+use crate::image::artifact::{Artifact, Maker};
+use crate::image::build::{Watch, loaders, tools};
+use crate::lock::ReleaseLock;
+use crate::plan::{Package, RolePlan};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// The roots of tools and of loaders, fetched and unpacked if need be.
+pub(super) fn roots(work: &Work<'_>, plan: &RolePlan, lock: &mut ReleaseLock) -> Result<(PathBuf, PathBuf)> {
+    let Work { session, store, write_lock, global, steps, .. } = work;
+    let mut wanted: Vec<&Package> = Vec::new();
+    for (key, packages) in [(&plan.tools, &plan.locked.tools), (&plan.loaders, &plan.locked.loaders)] {
+        if !store.tools(&key.digest()).exists() {
+            wanted.extend(packages);
+        }
+    }
+    if !wanted.is_empty()
+        && let Some(newer) = fetch::packages(session, store, lock, &wanted, global.offline, false)?
+    {
+        *lock = newer;
+    }
+    Ok((tools(store, write_lock, plan, *steps)?, loaders(store, write_lock, plan, *steps)?))
+}
+
+/// Writes the role's medium.
+pub(super) fn iso(work: &Work<'_>, plan: &RolePlan, maker: &Maker<'_>, lock: &mut ReleaseLock) -> Result<Artifact> {
+    let (tools, loaders) = roots(work, plan, lock)?;
+    work.steps.begins("iso");
+    let begin = Instant::now();
+    let spec = work.session.project.iso()?;
+    let described = describe(maker, &tools)?;
+    let path = work.session.out.join(format!("{}.iso", plan.role));
+    let iso = Iso { site: &work.session.site, spec: &spec, maker, described: &described, tools: &tools, loaders: &loaders };
+    let (digest, size) = iso.write(&path)?;
+    work.steps.done("iso", begin.elapsed().as_secs_f64());
+    Ok(Artifact { format: "iso".to_string(), path, digest, size })
+}

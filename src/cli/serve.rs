@@ -1,0 +1,138 @@
+//! `ostack-image serve`: gives the tree and the seeds out, and keeps a journal of what machines do with them.
+
+use super::netboot::{folder, provision};
+use super::session::{Session, locked};
+use super::{Global, unlock};
+use crate::base::error::{Context, Error, Result};
+use crate::base::fs;
+use crate::base::tool::Tool;
+use crate::deploy::arming::Arming;
+use crate::deploy::netboot::SUMS;
+use crate::deploy::seed::{self, Needed};
+use crate::deploy::serve::{self, Hub, Known, Secure, Seeds};
+use crate::lock::ReleaseLock;
+use crate::secrets::Held;
+use clap::Args;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Answer by DHCP and TFTP on this interface, too: runs dnsmasq
+    #[arg(long, value_name = "INTERFACE")]
+    dhcp: Option<String>,
+    /// Listen here instead of on the site's own address of the server
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<IpAddr>,
+    #[command(flatten)]
+    secrets: unlock::From,
+}
+
+/// Where the server keeps who is expected, and its journal.
+pub(super) fn state(session: &Session) -> PathBuf {
+    session.out.join("provision")
+}
+
+pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
+    let session = Session::open(global)?;
+    session.warn();
+    let provision = provision(&session)?.clone();
+    let tree = std::path::absolute(folder(&session)).doing(|| "finding the tree")?;
+    check(&tree)?;
+    let held = options.secrets.held(&session)?;
+    let address = options.listen.unwrap_or(IpAddr::V4(provision.server));
+    let spec = session.project.netboot()?;
+    let secure = match &held {
+        Some(held) => {
+            let (_, fields) = held.signed_now(&spec.authority, &[provision.server.to_string()])?;
+            let field = |name: &str| {
+                fields.get(name).cloned().ok_or_else(|| Error::new(format!("the server's certificate has no {name}")))
+            };
+            let address = SocketAddr::new(address, provision.secure_port);
+            Some(Secure { address, certificate: field("certificate")?, key: field("key")? })
+        }
+        None => None,
+    };
+    let (url, door) = (format!("http://{}:{}/", address, provision.port), secure.as_ref().map(|secure| secure.address));
+    let known = |node: &crate::model::site::Node| Known {
+        name: node.name.to_string(),
+        role: node.role.to_string(),
+        mac: node.mac.clone(),
+    };
+    let nodes = session.site.nodes.iter().map(known).collect();
+    let (site, state) = (session.site.name.to_string(), state(&session));
+    let lock = session.release_lock()?;
+    let dhcp = options.dhcp.as_deref().map(|interface| dnsmasq(&tree, interface, &state)).transpose()?;
+    let seeds = held.map(|held| seeds(session, lock, held));
+    let hub = Hub::new(site, nodes, tree, Arming::new(&state), seeds);
+    let served = serve::run(hub, SocketAddr::new(address, provision.port), secure, || {
+        println!("{url}");
+        match door {
+            Some(door) => println!("seeds at https://{door}/"),
+            None => println!("no secrets are at hand: seeds are not given out"),
+        }
+    });
+    if let Some(dhcp) = dhcp {
+        let _ = dhcp.kill();
+    }
+    served
+}
+
+/// Makes a node's seed when it is asked for.
+fn seeds(session: Session, lock: ReleaseLock, held: Held) -> Seeds {
+    Box::new(move |name| {
+        let node = session.site.node(name)?;
+        let files = session.role(node.role)?;
+        let mut planner = session.planner(files)?;
+        let needed = Needed::of(&mut planner, Some(&held))?;
+        seed::one(&planner, &needed, &session.site, locked(&lock, files)?.epoch, node)
+    })
+}
+
+/// Nothing is given out that is not what was written.
+fn check(tree: &Path) -> Result<()> {
+    let sums = tree.join(SUMS);
+    fs::must_exist(&sums, "the tree", "make it: ostack-image netboot")?;
+    let text = fs::read_text(&sums)?;
+    for line in text.lines() {
+        let Some((digest, name)) = line.split_once("  ") else { continue };
+        let path = tree.join(name);
+        let (found, _) = crate::base::digest::Digest::of_file(&path)?;
+        if found.hex() != digest {
+            return Err(Error::new(format!("{} is damaged: its sha256 is {}", path.display(), found.hex()))
+                .next("remove it and make the tree again: ostack-image netboot"));
+        }
+    }
+    Ok(())
+}
+
+/// DHCP and TFTP, by a program of their own.
+fn dnsmasq(tree: &Path, interface: &str, state: &Path) -> Result<duct::Handle> {
+    // It gives its rights away: what it shall give out by TFTP must be everybody's to read.
+    for folder in tree.ancestors() {
+        let mode = folder.metadata().doing(|| format!("reading {}", folder.display()))?.mode();
+        if mode & 0o001 == 0 {
+            eprintln!(
+                "warning: dnsmasq runs as a user of its own, who may not enter {}: machines that need a boot loader by TFTP get none",
+                folder.display()
+            );
+        }
+    }
+    fs::create_dir_all(state)?;
+    let config = tree.join("dnsmasq.conf");
+    let tool = Tool::new("dnsmasq").package("dnsmasq-base").args(["--keep-in-foreground", "--bind-interfaces", "--pid-file="]);
+    let tool = tool.arg(format!("--conf-file={}", config.display())).arg(format!("--interface={interface}"));
+    let tool = tool.arg("--except-interface=lo").arg(format!("--tftp-root={}", tree.display())).arg("--log-facility=-");
+    // Opened before it gives its rights away; addresses are the site's own, so nothing is lost with it.
+    let tool = tool.arg(format!("--dhcp-leasefile={}", state.join("dnsmasq.leases").display()));
+    let log = state.join("dnsmasq.log");
+    let handle = tool.start(&log)?;
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    if handle.try_wait().doing(|| "watching dnsmasq")?.is_some() {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        let last = said.lines().last().unwrap_or_default().to_string();
+        return Err(Error::new(format!("dnsmasq ended: {last}")).next(format!("read {}", log.display())));
+    }
+    Ok(handle)
+}

@@ -1,0 +1,50 @@
+//! What is asked of a node that runs in QEMU.
+
+use ostack_image::lab::agent::Agent;
+use ostack_image::lab::qemu::Machine;
+use std::time::{Duration, Instant};
+
+/// Enabled units that systemd has not started and does not call failed either, because something that they require is missing.
+const IDLE: &str = r#"
+for unit in $(find /etc/systemd/system/*.wants -name "*.service" -o -name "*.socket" -o -name "*.timer" | sed "s|.*/||"); do
+    eval "$(systemctl show --property=ActiveState,ConditionResult,Type,ExecMainStartTimestampMonotonic "$unit")"
+    # What has run and ended well has done its work.
+    [ "$ActiveState" != inactive ] || [ "$ConditionResult" = no ] || [ "$Type" = oneshot ] ||
+        [ "${ExecMainStartTimestampMonotonic:-0}" != 0 ] || echo "$unit"
+    unset Type ExecMainStartTimestampMonotonic
+done"#;
+
+/// What a shell command on the node prints; the command must succeed.
+#[track_caller]
+pub fn on_node(machine: &Machine, command: &str) -> String {
+    let answer = Agent::connect(&machine.agent_socket(), Duration::from_secs(600)).unwrap().shell(command).unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(answer.code, 0, "{command}: {}{}", text(&answer.stdout), text(&answer.stderr));
+    text(&answer.stdout)
+}
+
+/// How the node's steps are, one line each: name, state, words.
+fn steps(machine: &Machine) -> String {
+    let text = on_node(machine, "ostack-node status --json");
+    let statuses: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let line = |(name, status): (&String, &serde_json::Value)| {
+        let words = status["words"].as_str().unwrap_or_default();
+        format!("{name}: {} {words}", status["state"].as_str().unwrap()).trim_end().to_string() + "\n"
+    };
+    statuses.iter().map(line).collect()
+}
+
+/// All units are well, before and after the steps have come to what is expected of them.
+#[track_caller]
+pub fn comes_to(machine: &Machine, expected: &str, patience: Duration) {
+    assert_eq!(on_node(machine, IDLE), "", "enabled, not failed, and not running");
+    let begin = Instant::now();
+    let mut found = steps(machine);
+    while found != expected && begin.elapsed() < patience {
+        std::thread::sleep(Duration::from_secs(2));
+        found = steps(machine);
+    }
+    assert_eq!(found, expected);
+    // What the steps have started is well, too.
+    assert_eq!(on_node(machine, "systemctl list-units --failed --plain --no-legend"), "");
+}

@@ -1,0 +1,190 @@
+//! Blank machines become nodes: dnsmasq, `serve` and a machine in QEMU in a network of the test's own.
+//!
+//! The image is the shipped one of a storage node. Machines are emulated (no KVM is needed).
+
+mod harness;
+
+use harness::machine::{comes_to, on_node};
+use harness::network::{BRIDGE, TAP, within};
+use ostack_image::base::tool::{PASSPHRASE, Tool};
+use ostack_image::lab::qemu::{self, Disk, Firmware, Machine, Spec, Start};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// An emulated machine fetches an image, starts it, and starts its services.
+const PATIENCE: Duration = Duration::from_secs(900);
+const SERVER: &str = "172.16.181.2";
+const PORT: u16 = 8080;
+
+/// The shipped project with a server and secrets, its tree, and its medium. Each test has a node and a network of its own: emulated
+/// machines keep one core busy each, and mostly wait for each other's disk otherwise.
+fn project() -> &'static Path {
+    static PROJECT: OnceLock<PathBuf> = OnceLock::new();
+    PROJECT.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("provision");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        for name in ["recipes", "overlays", "images", "ostack.lock", "site.toml"] {
+            Tool::new("cp").arg("-a").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).arg(folder.join(name)).run().unwrap();
+        }
+        let site = std::fs::read_to_string(folder.join("site.toml")).unwrap();
+        let site = site.replace("[dns]\n", &format!("[provision]\nserver = \"{SERVER}\"\n\n[dns]\n"));
+        std::fs::write(folder.join("site.toml"), site).unwrap();
+        ostack(&folder).args(["secrets", "init"]).run().unwrap();
+        ostack(&folder).args(["netboot", "storage", "--relock"]).run().unwrap();
+        let medium = || {
+            ostack(&folder).args(["build", "storage", "--node", "storage03", "--format", "iso"]).run().unwrap();
+            ostack_image::base::digest::Digest::of_file(&folder.join("out/storage.iso")).unwrap()
+        };
+        assert_eq!(medium(), medium(), "the same medium twice has the same digest");
+        folder
+    })
+}
+
+fn ostack(project: &Path) -> Tool {
+    Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project).env(PASSPHRASE, "a passphrase of the test")
+}
+
+/// `serve`, ended with the value.
+struct Server(duct::Handle);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // By its own way of ending, which ends dnsmasq as well.
+        for pid in self.0.pids() {
+            Tool::new("kill").args(["-TERM", &pid.to_string()]).run().ok();
+        }
+        let _ = self.0.wait();
+    }
+}
+
+fn serve(project: &Path, name: &str) -> Server {
+    let log = project.join(format!("{name}.log"));
+    let server = Server(ostack(project).args(["serve", "--dhcp", BRIDGE]).start(&log).unwrap());
+    let begin = Instant::now();
+    while !std::fs::read_to_string(&log).unwrap_or_default().contains("seeds at https://") {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{}", std::fs::read_to_string(&log).unwrap());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    server
+}
+
+/// A machine without anything on its disk, if it has not had its turn before.
+fn machine(project: &Path, name: &str, firmware: Firmware, start: Start) -> Machine {
+    let folder = project.join("machines").join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    // What a machine before it has reported.
+    let _ = std::fs::remove_file(folder.join("report"));
+    let disk = folder.join("system.raw");
+    if !disk.exists() {
+        std::fs::File::create(&disk).unwrap().set_len(20 << 30).unwrap();
+    }
+    let site = ostack_image::model::load::Project::site(&project.join("site.toml")).unwrap();
+    let node = site.node(name).unwrap();
+    let mut cards = qemu::isolated(&site, node, None);
+    // Without a network, or with that of the test where the management network is.
+    if !matches!(start, Start::Medium(_)) {
+        let management = cards.iter().position(|card| Some(&card.mac) == node.mac.as_ref()).unwrap();
+        cards[management].netdev = format!("tap,ifname={TAP},script=no,downscript=no");
+        cards.swap(0, management);
+    }
+    let seed = matches!(start, Start::Medium(_)).then(|| project.join(format!("out/{name}.seed.img")));
+    let spec =
+        Spec { disk: Disk::Own(disk), seed, disks: Vec::new(), firmware, start, memory: 2048, cpus: 2, cards, kernel: None };
+    Machine::start(&spec, &folder).unwrap()
+}
+
+fn status() -> Value {
+    let url = format!("http://{SERVER}:{PORT}/v1/status");
+    ureq::get(&url).call().unwrap().body_mut().read_json().unwrap()
+}
+
+/// What happened to a node, one after the other.
+fn happened(node: &str) -> Vec<String> {
+    let journal = status()["journal"].as_array().unwrap().clone();
+    journal.iter().filter(|entry| entry["node"] == node).map(|entry| entry["what"].as_str().unwrap().to_string()).collect()
+}
+
+fn waits_for_stage(machine: &Machine, name: &str, stage: &str) {
+    let begin = Instant::now();
+    loop {
+        let status = status();
+        let node = status["nodes"].as_array().unwrap().iter().find(|node| node["name"] == name).unwrap().clone();
+        if node["stage"] == stage && (stage != "writing" || node["done"].as_u64() > Some(100 << 20)) {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{node}\n{}", machine.console());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn arm(project: &Path, node: &str, args: &[&str]) {
+    ostack(project).arg("arm").arg(node).args(args).run().unwrap();
+}
+
+#[test]
+fn by_bios_a_blank_machine_becomes_its_node_is_reimaged_with_its_state_and_survives_a_loss_of_power() {
+    let project = project();
+    within(&format!("{SERVER}/16"), || {
+        let _server = serve(project, "bios");
+        arm(project, "storage01", &[]);
+        let mut first = machine(project, "storage01", Firmware::Bios, Start::Network);
+        let report = first.wait_for_report(1, PATIENCE).unwrap();
+        assert_eq!((report.node.as_str(), report.role.as_str(), report.state.as_str()), ("storage01", "storage", "running"));
+        assert_eq!(report.failed, Vec::<String>::new());
+        assert_eq!(happened("storage01"), ["armed", "looking", "writing", "seed", "seed", "done", "disarmed"]);
+        // It is what a node is that was written as a whole.
+        comes_to(&first, include_str!("fixtures/alone/storage01.txt"), PATIENCE);
+        on_node(&first, "echo kept > /var/log/marker; sync");
+
+        // Not expected any more, it starts from its disk.
+        first.monitor("system_reset").unwrap();
+        let again = first.wait_for_report(2, PATIENCE).unwrap();
+        assert_eq!((again.image.as_str(), happened("storage01").len()), (report.image.as_str(), 7));
+
+        // Another image, and the node is expected: the system is another one, the state stays.
+        let site = std::fs::read_to_string(project.join("site.toml")).unwrap();
+        std::fs::write(project.join("site.toml"), site.replace("Asia/Shanghai", "Europe/Berlin")).unwrap();
+        ostack(project).args(["netboot", "storage"]).run().unwrap();
+        arm(project, "storage01", &[]);
+        first.monitor("system_reset").unwrap();
+        let third = first.wait_for_report(3, PATIENCE).unwrap();
+        assert_ne!(third.image, report.image);
+        assert_eq!(on_node(&first, "cat /var/log/marker; readlink /etc/localtime"), "kept\n/usr/share/zoneinfo/Europe/Berlin\n");
+
+        // The power goes in the middle of writing: the machine begins again, and is given its seed.
+        arm(project, "storage01", &[]);
+        first.monitor("system_reset").unwrap();
+        waits_for_stage(&first, "storage01", "writing");
+        drop(first);
+        let mut again = machine(project, "storage01", Firmware::Bios, Start::Network);
+        let fourth = again.wait_for_report(1, PATIENCE).unwrap();
+        assert_eq!((fourth.state.as_str(), fourth.image), ("running", third.image));
+        assert_eq!(on_node(&again, "cat /var/log/marker"), "kept\n");
+    });
+}
+
+#[test]
+fn by_uefi_a_blank_machine_becomes_its_node() {
+    let project = project();
+    within(&format!("{SERVER}/16"), || {
+        let _server = serve(project, "uefi");
+        arm(project, "storage02", &["--wipe-state"]);
+        let mut machine = machine(project, "storage02", Firmware::Uefi, Start::Network);
+        let report = machine.wait_for_report(1, PATIENCE).unwrap();
+        assert_eq!((report.node.as_str(), report.role.as_str(), report.state.as_str()), ("storage02", "storage", "running"));
+        assert_eq!(on_node(&machine, "test -d /sys/firmware/efi"), "");
+        assert_eq!(happened("storage02"), ["armed", "looking", "writing", "seed", "seed", "done", "disarmed"]);
+    });
+}
+
+#[test]
+fn from_a_medium_a_machine_without_network_becomes_its_node() {
+    let project = project();
+    let medium = project.join("out/storage.iso");
+    let mut machine = machine(project, "storage03", Firmware::Uefi, Start::Medium(medium));
+    let report = machine.wait_for_report(1, PATIENCE).unwrap();
+    assert_eq!((report.node.as_str(), report.role.as_str(), report.state.as_str()), ("storage03", "storage", "running"));
+}
