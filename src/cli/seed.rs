@@ -30,7 +30,7 @@ pub(super) struct Options {
     /// File to write, for one node; else NODE.seed.img in the output folder
     #[arg(long, value_name = "FILE", conflicts_with = "all")]
     file: Option<PathBuf>,
-    /// Also write a config drive for each, as Ironic takes one: NODE.config-2.iso
+    /// Also write a config drive for each, NODE.config-2.iso
     #[arg(long)]
     config_drive: bool,
     #[command(flatten)]

@@ -120,7 +120,8 @@ impl<'a> Bundle<'a> {
             files.iter().filter(|(path, _)| !leave(path)).map(|(path, file)| (path.clone(), file.clone())).collect();
         // No time and no name of a file in the head: the same files give the same bytes.
         let mut packed = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
-        tar::write(&Tree::of_files(&files, self.epoch), &mut packed)?;
+        // Folders that nobody declares belong to packages.
+        tar::write(&Tree::of_files(&files, self.epoch).only(&files), &mut packed)?;
         let bytes = packed.finish().doing(|| format!("packing {name}"))?;
         let sha256 = Digest::of(&bytes).hex();
         let file = format!("overlays/{sha256}.tar.gz");

@@ -116,6 +116,13 @@ impl Tree {
         tree
     }
 
+    /// The same tree with nothing but these files: for a root whose directories have owners and modes of their own.
+    #[must_use]
+    pub fn only(mut self, files: &FileSet) -> Self {
+        self.0.retain(|path, _| files.contains_key(path));
+        self
+    }
+
     /// The same tree one directory deeper: everything lies below `folder`.
     ///
     /// # Errors
