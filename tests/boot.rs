@@ -3,13 +3,16 @@
 //! The image is the one of `make controller`, with an administrator's key added to the site, so that only the ssh
 //! overlay and the disk are built anew. Machines are emulated (no KVM is needed) and cut off from every network.
 
+mod harness;
+
+use harness::machine::{ostack, shipped};
 use ostack_image::base::digest::Digest;
-use ostack_image::base::tool::{PASSPHRASE, Tool};
+use ostack_image::base::tool::Tool;
 use ostack_image::lab::agent::Agent;
 use ostack_image::lab::qemu::{self, Disk, Firmware, Machine, Spec};
 use ostack_image::model::load::Project;
 use ostack_image::model::site::Site;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
@@ -30,13 +33,7 @@ struct Lab {
 fn lab() -> &'static Lab {
     static LAB: OnceLock<Lab> = OnceLock::new();
     LAB.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("boot");
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for name in ["recipes", "overlays", "images", "ostack.lock", "site.toml"] {
-            Tool::new("cp").arg("-a").arg(here.join(name)).arg(folder.join(name)).run().unwrap();
-        }
+        let folder = shipped("boot");
         let key = folder.join("key");
         Tool::new("ssh-keygen")
             .package("openssh-client")
@@ -56,10 +53,6 @@ fn lab() -> &'static Lab {
         let site = Project::site(&site_file).unwrap();
         Lab { digest: json["image"]["digest"].as_str().unwrap().to_string(), folder, site }
     })
-}
-
-fn ostack(project: &Path) -> Tool {
-    Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project).env(PASSPHRASE, "a passphrase of the test")
 }
 
 fn spec(lab: &Lab, firmware: Firmware, seed: bool, ssh_port: Option<u16>) -> Spec {

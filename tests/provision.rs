@@ -4,9 +4,9 @@
 
 mod harness;
 
-use harness::machine::{comes_to, on_node};
+use harness::machine::{comes_to, on_node, ostack, shipped};
 use harness::network::{BRIDGE, TAP, within};
-use ostack_image::base::tool::{PASSPHRASE, Tool};
+use ostack_image::base::tool::Tool;
 use ostack_image::lab::qemu::{self, Disk, Firmware, Machine, Spec, Start};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -23,12 +23,7 @@ const PORT: u16 = 8080;
 fn project() -> &'static Path {
     static PROJECT: OnceLock<PathBuf> = OnceLock::new();
     PROJECT.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("provision");
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        for name in ["recipes", "overlays", "images", "ostack.lock", "site.toml"] {
-            Tool::new("cp").arg("-a").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).arg(folder.join(name)).run().unwrap();
-        }
+        let folder = shipped("provision");
         let site = std::fs::read_to_string(folder.join("site.toml")).unwrap();
         let site = site.replace("[dns]\n", &format!("[provision]\nserver = \"{SERVER}\"\n\n[dns]\n"));
         std::fs::write(folder.join("site.toml"), site).unwrap();
@@ -41,10 +36,6 @@ fn project() -> &'static Path {
         assert_eq!(medium(), medium(), "the same medium twice has the same digest");
         folder
     })
-}
-
-fn ostack(project: &Path) -> Tool {
-    Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project).env(PASSPHRASE, "a passphrase of the test")
 }
 
 /// `serve`, ended with the value.

@@ -5,8 +5,7 @@
 
 mod harness;
 
-use harness::machine::comes_to;
-use ostack_image::base::tool::{PASSPHRASE, Tool};
+use harness::machine::{comes_to, ostack, shipped};
 use ostack_image::lab::qemu::{self, Disk, Firmware, Machine, Spec};
 use ostack_image::model::load::Project;
 use std::path::{Path, PathBuf};
@@ -23,19 +22,10 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 fn project() -> &'static Path {
     static PROJECT: OnceLock<PathBuf> = OnceLock::new();
     PROJECT.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("roles");
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        for name in ["recipes", "overlays", "images", "ostack.lock", "site.toml"] {
-            Tool::new("cp").arg("-a").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).arg(folder.join(name)).run().unwrap();
-        }
+        let folder = shipped("roles");
         ostack(&folder).args(["secrets", "init"]).run().unwrap();
         folder
     })
-}
-
-fn ostack(project: &Path) -> Tool {
-    Tool::new(env!("CARGO_BIN_EXE_ostack-image")).arg("-C").arg(project).env(PASSPHRASE, "a passphrase of the test")
 }
 
 /// Boots the first node of a role and compares what its steps come to, one line each: name, state, words.

@@ -13,7 +13,7 @@ use crate::model::site::Node;
 use crate::plan::Locked;
 use crate::plan::context::Values;
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// What yum gives a repository that says nothing, and what a release's priorities are of.
@@ -72,7 +72,7 @@ fn nodes<'a>(session: &'a Session, options: &Options) -> Result<Vec<&'a Node>> {
 
 fn write(session: &Session, nodes: &[&Node]) -> Result<Written> {
     if session.release.backend != Backend::Rpm {
-        not_for(session.release_name.as_str())?;
+        return Err(not_for(session.release_name.as_str()));
     }
     // A site without a lock of this release gets its packages by name, and is told so.
     let lock = session.lock_file.exists().then(|| session.lock()).transpose()?;
@@ -135,7 +135,7 @@ fn values(session: &Session) -> Result<Values> {
         "repositories": repositories,
         "option": session.options,
     });
-    Ok(Values::new(if let Value::Object(table) = table { table } else { Map::new() }))
+    Ok(Values::of(table))
 }
 
 /// A role's packages: every locked one exactly, or by name those that are asked for.

@@ -63,11 +63,11 @@ pub(super) fn provision(session: &Session) -> Result<&Provision> {
 /// The server as the tree names it; with a door for secrets where there are any.
 pub(super) fn server(session: &Session, spec: &NetbootSpec, held: Option<&Held>) -> Result<Server> {
     let provision = provision(session)?;
-    let authority = held.map(|held| held.signed_now(&spec.authority, &[provision.server.to_string()])).transpose()?;
+    let authority = held.map(|held| held.certificate(&spec.authority)).transpose()?;
     Ok(Server {
         address: provision.server,
         port: provision.port,
-        secure: authority.map(|(certificate, _)| (provision.secure_port, certificate)),
+        secure: authority.map(|certificate| (provision.secure_port, certificate)),
         proxy: provision.dhcp == Dhcp::Proxy,
     })
 }

@@ -45,7 +45,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let spec = session.project.netboot()?;
     let secure = match &held {
         Some(held) => {
-            let (_, fields) = held.signed_now(&spec.authority, &[provision.server.to_string()])?;
+            let fields = held.signed_now(&spec.authority, &[provision.server.to_string()])?;
             let field = |name: &str| {
                 fields.get(name).cloned().ok_or_else(|| Error::new(format!("the server's certificate has no {name}")))
             };

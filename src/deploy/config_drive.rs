@@ -25,11 +25,6 @@ pub fn write(loaders: &Path, node: &str, seed: &Path, file: &Path, epoch: i64) -
     let meta = json!({ "uuid": id, "name": node, "hostname": node });
     std::fs::write(out.join("meta_data.json"), meta.to_string()).doing(|| "writing the metadata")?;
     std::fs::write(out.join("seed.img"), fs::read(seed)?).doing(|| "writing the seed")?;
-    for name in ["meta_data.json", "seed.img"] {
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(epoch).unwrap_or(0));
-        let made = std::fs::File::options().write(true).open(out.join(name)).doing(|| format!("opening {name}"))?;
-        made.set_modified(time).doing(|| format!("dating {name}"))?;
-    }
     let words = ["xorriso", "-as", "mkisofs", "-graft-points", "-quiet", "-volid", CONFIG_DRIVE, "-rational-rock"];
     let mut command: Vec<String> = words.iter().map(|word| (*word).to_string()).collect();
     command.extend(["-uid", "0", "-gid", "0", "-o", "/run/ostack/out/drive.iso"].map(str::to_string));

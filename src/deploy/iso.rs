@@ -28,7 +28,7 @@ use crate::model::load::ISO_TEMPLATES;
 use crate::model::site::Site;
 use crate::plan::context::Values;
 use crate::plan::render::Templates;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -79,7 +79,7 @@ impl Iso<'_> {
         // In the filesystem, not behind it: its size is more than El Torito's field holds, and UEFI then takes all up to the
         // filesystem's end.
         add(&["--efi-boot", "boot/efi.img", "-efi-boot-part", "--efi-boot-image", "--protective-msdos-label"]);
-        // Folders that only paths name would have the time of now.
+        // Files' own times are those of now, and so are those of folders that only paths name.
         add(&["--set_all_file_dates", &format!("={epoch}")]);
         add(&["--gpt_disk_guid", &id[..32], "-o", "/run/ostack/out/medium.iso"]);
         command.extend(grafts);
@@ -144,12 +144,6 @@ impl Iso<'_> {
         let extents = esp::build(files, size, u32::from_le_bytes([id[0], id[1], id[2], id[3]]), 0)?;
         extent::write(&out.join("efi.img"), &extents, size)?;
         grafts.push("boot/efi.img=/run/ostack/out/efi.img".to_string());
-        // What xorriso takes a file's time from.
-        for name in ["description", "boot", "orders.img", "grub.cfg", "bios.img", "efi.img"] {
-            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(epoch);
-            let file = std::fs::File::options().write(true).open(out.join(name)).doing(|| format!("opening {name}"))?;
-            file.set_modified(time).doing(|| format!("dating {name}"))?;
-        }
         Ok(grafts)
     }
 
@@ -163,7 +157,7 @@ impl Iso<'_> {
             "kernel": blob_path(&image.kernel), "initrd": blob_path(&image.initrd), "orders": ORDERS_ARCHIVE,
             "command_line": words.trim(), "nodes": nodes,
         });
-        let values = Values::new(if let Value::Object(table) = table { table } else { Map::new() });
+        let values = Values::of(table);
         if !self.spec.texts.contains_key(MENU) {
             return Err(Error::new(format!("there is no {ISO_TEMPLATES}/{MENU}")).next("write it, or run where images/ is"));
         }

@@ -210,10 +210,7 @@ impl<'a> Bundle<'a> {
 }
 
 /// The error where a release's packages are none that Anaconda installs.
-///
-/// # Errors
-/// Always.
-pub fn not_for(release: &str) -> Result<()> {
-    Err(Error::new(format!("Anaconda installs rpm packages, and the release {release} has none"))
-        .next("use its images: ostack-image build, or ostack-image netboot"))
+pub fn not_for(release: &str) -> Error {
+    Error::new(format!("Anaconda installs rpm packages, and the release {release} has none"))
+        .next("use its images: ostack-image build, or ostack-image netboot")
 }

@@ -26,7 +26,7 @@ use crate::model::site::{Node, Site};
 use crate::plan::context::Values;
 use crate::plan::render::Templates;
 use crate::store::Store;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -265,7 +265,7 @@ impl Tree<'_> {
             },
             "nodes": nodes,
         });
-        Values::new(if let Value::Object(table) = table { table } else { Map::new() })
+        Values::of(table)
     }
 
     fn of_node(&self, values: &mut Values, node: &Node, role: &RoleImage) {

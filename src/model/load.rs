@@ -126,10 +126,7 @@ impl Project {
     /// # Errors
     /// With file, line and what to write.
     pub fn disk(&self) -> Result<DiskSpec> {
-        let path = self.root.join("images/disk.toml");
-        fs::must_exist(&path, "the disk's description", "write it, or run where images/ is")?;
-        let text = fs::read_text(&path)?;
-        disk::parse(&Source { file: &path, text: &text })
+        self.described("images/disk.toml", "the disk's description", disk::parse)
     }
 
     /// `images/netboot.toml` and its templates.
@@ -137,12 +134,8 @@ impl Project {
     /// # Errors
     /// With file, line and what to write.
     pub fn netboot(&self) -> Result<NetbootSpec> {
-        let path = self.root.join("images/netboot.toml");
-        fs::must_exist(&path, "the description of the network boot tree", "write it, or run where images/ is")?;
-        let text = fs::read_text(&path)?;
-        let mut spec = netboot::parse(&Source { file: &path, text: &text })?;
-        spec.texts = self.texts(NETBOOT_TEMPLATES)?;
-        Ok(spec)
+        let spec = self.described("images/netboot.toml", "the description of the network boot tree", netboot::parse)?;
+        Ok(NetbootSpec { texts: self.texts(NETBOOT_TEMPLATES)?, ..spec })
     }
 
     /// `images/kickstart.toml` and its templates.
@@ -150,12 +143,8 @@ impl Project {
     /// # Errors
     /// With file, line and what to write.
     pub fn kickstart(&self) -> Result<KickstartSpec> {
-        let path = self.root.join("images/kickstart.toml");
-        fs::must_exist(&path, "the description of kickstart files", "write it, or run where images/ is")?;
-        let text = fs::read_text(&path)?;
-        let mut spec = kickstart::parse(&Source { file: &path, text: &text })?;
-        spec.texts = self.texts(KICKSTART_TEMPLATES)?;
-        Ok(spec)
+        let spec = self.described("images/kickstart.toml", "the description of kickstart files", kickstart::parse)?;
+        Ok(KickstartSpec { texts: self.texts(KICKSTART_TEMPLATES)?, ..spec })
     }
 
     /// `images/iso.toml` and its templates.
@@ -163,12 +152,16 @@ impl Project {
     /// # Errors
     /// With file, line and what to write.
     pub fn iso(&self) -> Result<IsoSpec> {
-        let path = self.root.join("images/iso.toml");
-        fs::must_exist(&path, "the description of media", "write it, or run where images/ is")?;
+        let spec = self.described("images/iso.toml", "the description of media", iso::parse)?;
+        Ok(IsoSpec { texts: self.texts(ISO_TEMPLATES)?, ..spec })
+    }
+
+    /// One of the files in `images/`.
+    fn described<T>(&self, file: &str, what: &str, parse: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+        let path = self.root.join(file);
+        fs::must_exist(&path, what, "write it, or run where images/ is")?;
         let text = fs::read_text(&path)?;
-        let mut spec = iso::parse(&Source { file: &path, text: &text })?;
-        spec.texts = self.texts(ISO_TEMPLATES)?;
-        Ok(spec)
+        parse(&Source { file: &path, text: &text })
     }
 
     /// The texts in a folder by their names.

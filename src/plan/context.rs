@@ -27,6 +27,11 @@ impl Values {
         Self { tera, names }
     }
 
+    /// The values of a JSON object, as `json!` makes one; nothing of any other value.
+    pub fn of(table: Value) -> Self {
+        Self::new(if let Value::Object(table) = table { table } else { Map::new() })
+    }
+
     /// Adds a value, or replaces it.
     pub fn set(&mut self, name: &str, value: &Value) {
         self.names.insert(name.to_string());

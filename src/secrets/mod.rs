@@ -101,22 +101,31 @@ impl Held {
         for reference in references {
             let drawn = own.and_then(|own| own.get(&reference.name)).or_else(|| self.shared.get(&reference.name));
             let Some(value) = drawn.and_then(|drawn| drawn.field(&reference.field)) else {
-                return Err(Error::new(format!("the secret {} is not drawn yet", reference.name)).next(format!("run: {INIT}")));
+                return Err(not_drawn(&reference.name));
             };
             values.set(reference, value);
         }
         Ok(values)
     }
 
-    /// An authority's certificate, and a key with a certificate that it has signed for these names just now: nobody keeps that one.
+    /// An authority's certificate, as PEM.
     ///
     /// # Errors
     /// The authority was never drawn, or is none.
-    pub fn signed_now(&self, authority: &str, names: &[String]) -> Result<(String, Fields)> {
-        let missing = || Error::new(format!("the secret {authority} is not drawn yet")).next(format!("run: {INIT}"));
-        let drawn = self.shared.get(authority).ok_or_else(missing)?;
-        let certificate = drawn.fields.get("certificate").ok_or_else(missing)?.clone();
-        Ok((certificate, x509::Authority::load(&drawn.fields)?.sign(names)?))
+    pub fn certificate(&self, authority: &str) -> Result<String> {
+        self.authority(authority)?.get("certificate").cloned().ok_or_else(|| not_drawn(authority))
+    }
+
+    /// A key with a certificate that an authority has signed for these names just now: nobody keeps it.
+    ///
+    /// # Errors
+    /// As [`Self::certificate`]'s.
+    pub fn signed_now(&self, authority: &str, names: &[String]) -> Result<Fields> {
+        x509::Authority::load(self.authority(authority)?)?.sign(names)
+    }
+
+    fn authority(&self, name: &str) -> Result<&Fields> {
+        self.shared.get(name).map(|drawn| &drawn.fields).ok_or_else(|| not_drawn(name))
     }
 
     /// How many values of a name there are: one of the site, or one for each of so many nodes.
@@ -144,4 +153,8 @@ impl Held {
             None => self.shared.insert(name.to_string(), drawn),
         };
     }
+}
+
+fn not_drawn(name: &str) -> Error {
+    Error::new(format!("the secret {name} is not drawn yet")).next(format!("run: {INIT}"))
 }

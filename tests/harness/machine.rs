@@ -1,7 +1,9 @@
 //! What is asked of a node that runs in QEMU.
 
+use ostack_image::base::tool::{PASSPHRASE, Tool};
 use ostack_image::lab::agent::Agent;
 use ostack_image::lab::qemu::Machine;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Enabled units that systemd has not started and does not call failed either, because something that they require is missing.
@@ -13,6 +15,22 @@ for unit in $(find /etc/systemd/system/*.wants -name "*.service" -o -name "*.soc
         [ "${ExecMainStartTimestampMonotonic:-0}" != 0 ] || echo "$unit"
     unset Type ExecMainStartTimestampMonotonic
 done"#;
+
+/// A copy of the shipped project in a folder of this name among the tests' own, without what an earlier run has left there.
+pub fn shipped(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["recipes", "overlays", "images", "ostack.lock", "site.toml"] {
+        Tool::new("cp").arg("-a").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).arg(folder.join(name)).run().unwrap();
+    }
+    folder
+}
+
+/// The program on a project, with what opens its secrets.
+pub fn ostack(project: &Path) -> Tool {
+    Tool::new(super::PROGRAM).arg("-C").arg(project).env(PASSPHRASE, "a passphrase of the test")
+}
 
 /// What a shell command on the node prints; the command must succeed.
 #[track_caller]
