@@ -5,7 +5,7 @@
 
 mod harness;
 
-use harness::machine::{ostack, shipped};
+use harness::machine::{comes_to, on_node, ostack, shipped};
 use ostack_image::base::digest::Digest;
 use ostack_image::base::tool::Tool;
 use ostack_image::lab::agent::Agent;
@@ -17,7 +17,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// An emulated boot takes 40 s on two quiet cores.
-const PATIENCE: Duration = Duration::from_secs(400);
+const PATIENCE: Duration = Duration::from_secs(600);
 const NODE: &str = "controller01";
 
 /// Two emulated machines at once would only take twice as long.
@@ -77,14 +77,6 @@ fn start(lab: &Lab, name: &str, spec: &Spec) -> Machine {
     let folder = lab.folder.join(name);
     let _ = std::fs::remove_dir_all(&folder);
     Machine::start(spec, &folder).unwrap()
-}
-
-/// What a shell command on the node prints; the command must succeed.
-fn on_node(machine: &Machine, command: &str) -> String {
-    let answer = Agent::connect(&machine.agent_socket(), PATIENCE).unwrap().shell(command).unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert_eq!(answer.code, 0, "{command}: {}{}", text(&answer.stdout), text(&answer.stderr));
-    text(&answer.stdout)
 }
 
 fn free_port() -> u16 {
@@ -181,7 +173,7 @@ fn administrators_log_in_by_key_only(lab: &Lab, port: u16) {
 }
 
 #[test]
-fn by_bios_an_image_without_a_seed_waits_for_one_and_then_becomes_its_node() {
+fn by_bios_an_image_without_a_seed_waits_for_one_and_then_makes_no_cluster_alone_but_names_whom_it_lacks() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let lab = lab();
     let mut machine = start(lab, "bios", &spec(lab, Firmware::Bios, false, None));
@@ -193,8 +185,9 @@ fn by_bios_an_image_without_a_seed_waits_for_one_and_then_becomes_its_node() {
     machine.monitor(&format!("drive_add 0 if=none,id=seed,format=raw,readonly=on,file={}", seed_file(lab).display())).unwrap();
     machine.monitor("device_add virtio-blk-pci,drive=seed,bus=plug").unwrap();
     let report = machine.wait_for_report(1, PATIENCE).unwrap();
-    assert_eq!((report.node.as_str(), report.image.as_str()), (NODE, lab.digest.as_str()));
+    assert_eq!((report.node.as_str(), report.image.as_str(), report.state.as_str()), (NODE, lab.digest.as_str(), "running"));
     assert_eq!(report.failed, Vec::<String>::new());
+    comes_to(&machine, include_str!("fixtures/alone/controller01.txt"), PATIENCE);
 }
 
 #[test]

@@ -28,12 +28,6 @@ fn bundle(disk: &str) -> (Test, PathBuf) {
     (test, folder)
 }
 
-fn python() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"), PathBuf::from);
-    cache.join("ostack-image/python/bin/python")
-}
-
 /// A section of a node's file: `%pre` or `%post`.
 fn script(bundle: &Path, node: &str, section: &str) -> String {
     let text = fs::read_to_string(bundle.join(node).join("ks.cfg")).unwrap();
@@ -53,7 +47,7 @@ fn every_file_is_one_for_the_installers_of_rhel_7_and_9_and_10() {
         fs::read_dir(&bundle).unwrap().map(|entry| entry.unwrap().path().join("ks.cfg")).filter(|path| path.exists()).collect();
     assert_eq!(nodes.len(), 9);
     let validate = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kickstart/validate.py");
-    let verdict = Command::new(python()).arg(validate).args(&nodes).output().expect("pykickstart: run scripts/setup test");
+    let verdict = harness::python().arg(validate).args(&nodes).output().unwrap();
     assert_eq!((verdict.status.code(), text(&verdict.stdout), text(&verdict.stderr)), (Some(0), String::new(), String::new()));
 }
 
@@ -174,7 +168,7 @@ fn what_pre_writes_is_itself_valid() {
     let file = folder.path().join("disk.ks");
     fs::write(&file, written).unwrap();
     let validate = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kickstart/validate.py");
-    let verdict = Command::new(python()).arg(validate).arg(&file).output().expect("pykickstart: run scripts/setup test");
+    let verdict = harness::python().arg(validate).arg(&file).output().unwrap();
     assert_eq!((text(&verdict.stdout), text(&verdict.stderr)), (String::new(), String::new()));
 }
 

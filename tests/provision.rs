@@ -5,9 +5,9 @@
 mod harness;
 
 use harness::machine::{comes_to, on_node, ostack, shipped};
-use harness::network::{BRIDGE, TAP, within};
+use harness::network::{BRIDGE, Beside, TAP, within};
 use ostack_image::base::tool::Tool;
-use ostack_image::lab::qemu::{self, Disk, Firmware, Machine, Spec, Start};
+use ostack_image::lab::qemu::{self, Disk, Firmware, Machine, Protocol, Spec, Start};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -51,9 +51,9 @@ impl Drop for Server {
     }
 }
 
-fn serve(project: &Path, name: &str) -> Server {
+fn serve(project: &Path, name: &str, args: &[&str]) -> Server {
     let log = project.join(format!("{name}.log"));
-    let server = Server(ostack(project).args(["serve", "--dhcp", BRIDGE]).start(&log).unwrap());
+    let server = Server(ostack(project).arg("serve").args(args).start(&log).unwrap());
     let begin = Instant::now();
     while !std::fs::read_to_string(&log).unwrap_or_default().contains("seeds at https://") {
         assert!(begin.elapsed() < Duration::from_secs(60), "{}", std::fs::read_to_string(&log).unwrap());
@@ -64,8 +64,12 @@ fn serve(project: &Path, name: &str) -> Server {
 
 /// A machine without anything on its disk, if it has not had its turn before.
 fn machine(project: &Path, name: &str, firmware: Firmware, start: Start) -> Machine {
-    let folder = project.join("machines").join(name);
-    std::fs::create_dir_all(&folder).unwrap();
+    machine_in(&project.join("machines").join(name), project, name, firmware, start)
+}
+
+/// The same with its files in a folder.
+fn machine_in(folder: &Path, project: &Path, name: &str, firmware: Firmware, start: Start) -> Machine {
+    std::fs::create_dir_all(folder).unwrap();
     // What a machine before it has reported.
     let _ = std::fs::remove_file(folder.join("report"));
     let disk = folder.join("system.raw");
@@ -84,7 +88,7 @@ fn machine(project: &Path, name: &str, firmware: Firmware, start: Start) -> Mach
     let seed = matches!(start, Start::Medium(_)).then(|| project.join(format!("out/{name}.seed.img")));
     let spec =
         Spec { disk: Disk::Own(disk), seed, disks: Vec::new(), firmware, start, memory: 2048, cpus: 2, cards, kernel: None };
-    Machine::start(&spec, &folder).unwrap()
+    Machine::start(&spec, folder).unwrap()
 }
 
 fn status() -> Value {
@@ -111,6 +115,19 @@ fn waits_for_stage(machine: &Machine, name: &str, stage: &str) {
     }
 }
 
+/// What the console shows behind its first `seen` bytes, once `text` is in that.
+fn console_until(machine: &Machine, seen: usize, text: &str) -> String {
+    let begin = Instant::now();
+    loop {
+        let console = machine.console().get(seen..).unwrap_or_default().to_string();
+        if console.contains(text) {
+            return console;
+        }
+        assert!(begin.elapsed() < PATIENCE, "no `{text}` in\n{console}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 fn arm(project: &Path, node: &str, args: &[&str]) {
     ostack(project).arg("arm").arg(node).args(args).run().unwrap();
 }
@@ -119,7 +136,7 @@ fn arm(project: &Path, node: &str, args: &[&str]) {
 fn by_bios_a_blank_machine_becomes_its_node_is_reimaged_with_its_state_and_survives_a_loss_of_power() {
     let project = project();
     within(&format!("{SERVER}/16"), || {
-        let _server = serve(project, "bios");
+        let _server = serve(project, "bios", &["--dhcp", BRIDGE]);
         arm(project, "storage01", &[]);
         let mut first = machine(project, "storage01", Firmware::Bios, Start::Network);
         let report = first.wait_for_report(1, PATIENCE).unwrap();
@@ -131,19 +148,23 @@ fn by_bios_a_blank_machine_becomes_its_node_is_reimaged_with_its_state_and_survi
         on_node(&first, "echo kept > /var/log/marker; sync");
 
         // Not expected any more, it starts from its disk.
+        let seen = first.console().len();
         first.monitor("system_reset").unwrap();
-        let again = first.wait_for_report(2, PATIENCE).unwrap();
-        assert_eq!((again.image.as_str(), happened("storage01").len()), (report.image.as_str(), 7));
+        let console = console_until(&first, seen, "ostack: starting storage01");
+        assert!(console.contains("GRUB") && !console.contains("ostack: installer"), "{console}");
+        assert_eq!(happened("storage01").len(), 7);
 
         // Another image, and the node is expected: the system is another one, the state stays.
         let site = std::fs::read_to_string(project.join("site.toml")).unwrap();
         std::fs::write(project.join("site.toml"), site.replace("Asia/Shanghai", "Europe/Berlin")).unwrap();
         ostack(project).args(["netboot", "storage"]).run().unwrap();
         arm(project, "storage01", &[]);
+        let seen = first.console().len();
         first.monitor("system_reset").unwrap();
-        let third = first.wait_for_report(3, PATIENCE).unwrap();
-        assert_ne!(third.image, report.image);
-        assert_eq!(on_node(&first, "cat /var/log/marker; readlink /etc/localtime"), "kept\n/usr/share/zoneinfo/Europe/Berlin\n");
+        let console = console_until(&first, seen, "ostack: starting storage01");
+        assert!(console.contains("ostack: the state stays") && console.contains("ostack: state kept"), "{console}");
+        assert!(!console.contains(&report.image), "{console}");
+        assert_eq!(happened("storage01")[7..], ["armed", "looking", "writing", "seed", "seed", "done", "disarmed"]);
 
         // The power goes in the middle of writing: the machine begins again, and is given its seed.
         arm(project, "storage01", &[]);
@@ -151,9 +172,10 @@ fn by_bios_a_blank_machine_becomes_its_node_is_reimaged_with_its_state_and_survi
         waits_for_stage(&first, "storage01", "writing");
         drop(first);
         let mut again = machine(project, "storage01", Firmware::Bios, Start::Network);
-        let fourth = again.wait_for_report(1, PATIENCE).unwrap();
-        assert_eq!((fourth.state.as_str(), fourth.image), ("running", third.image));
-        assert_eq!(on_node(&again, "cat /var/log/marker"), "kept\n");
+        let last = again.wait_for_report(1, PATIENCE).unwrap();
+        assert_eq!((last.state.as_str(), last.failed), ("running", Vec::new()));
+        assert!(console.contains(&last.image), "{}\n{console}", last.image);
+        assert_eq!(on_node(&again, "cat /var/log/marker; readlink /etc/localtime"), "kept\n/usr/share/zoneinfo/Europe/Berlin\n");
     });
 }
 
@@ -161,9 +183,9 @@ fn by_bios_a_blank_machine_becomes_its_node_is_reimaged_with_its_state_and_survi
 fn by_uefi_a_blank_machine_becomes_its_node() {
     let project = project();
     within(&format!("{SERVER}/16"), || {
-        let _server = serve(project, "uefi");
+        let _server = serve(project, "uefi", &["--dhcp", BRIDGE]);
         arm(project, "storage02", &["--wipe-state"]);
-        let mut machine = machine(project, "storage02", Firmware::Uefi, Start::Network);
+        let mut machine = machine(project, "storage02", Firmware::Uefi, Start::Firmware(Protocol::Pxe));
         let report = machine.wait_for_report(1, PATIENCE).unwrap();
         assert_eq!((report.node.as_str(), report.role.as_str(), report.state.as_str()), ("storage02", "storage", "running"));
         assert_eq!(on_node(&machine, "test -d /sys/firmware/efi"), "");
@@ -178,4 +200,79 @@ fn from_a_medium_a_machine_without_network_becomes_its_node() {
     let mut machine = machine(project, "storage03", Firmware::Uefi, Start::Medium(medium));
     let report = machine.wait_for_report(1, PATIENCE).unwrap();
     assert_eq!((report.node.as_str(), report.role.as_str(), report.state.as_str()), ("storage03", "storage", "running"));
+}
+
+/// The settings of the tree for dnsmasq, changed, for one that is not `serve`'s.
+fn dnsmasq(project: &Path, name: &str, change: impl Fn(&str) -> String) -> Dnsmasq {
+    let tree = project.join("out/netboot");
+    let text = change(&std::fs::read_to_string(tree.join("dnsmasq.conf")).unwrap());
+    dnsmasq_with(project, name, &(text + &format!("tftp-root={}\n", tree.display())))
+}
+
+fn dnsmasq_with(project: &Path, name: &str, settings: &str) -> Dnsmasq {
+    let file = project.join(format!("{name}.conf"));
+    std::fs::write(&file, settings).unwrap();
+    let args = ["--keep-in-foreground", "--pid-file=", "--log-facility=-", "--dhcp-leasefile=/dev/null", "--user=root"];
+    let tool = Tool::new("dnsmasq").args(args).arg(format!("--conf-file={}", file.display()));
+    Dnsmasq(tool.start(&project.join(format!("{name}.dnsmasq.log"))).unwrap())
+}
+
+struct Dnsmasq(duct::Handle);
+
+impl Drop for Dnsmasq {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+/// A blank machine gets as far as the installer, which knows who it is.
+fn starts_the_installer(project: &Path, way: &str, firmware: Firmware, start: Start) {
+    let folder = project.join("machines").join(way);
+    let machine = machine_in(&folder, project, "storage03", firmware, start);
+    console_until(&machine, 0, "ostack: storage03 (storage), ");
+}
+
+#[test]
+fn every_other_way_to_start_by_network_leads_to_the_installer_too() {
+    let project = project();
+    within(&format!("{SERVER}/16"), || {
+        let _server = serve(project, "ways", &[]);
+        arm(project, "storage03", &[]);
+        {
+            let _dnsmasq = dnsmasq(project, "http", str::to_string);
+            starts_the_installer(project, "http", Firmware::Uefi, Start::Firmware(Protocol::Http));
+        }
+        {
+            // The card's ROM is told to start pxelinux, as one would be that is no iPXE.
+            let pxelinux = |text: &str| {
+                let own = text.lines().filter(|line| !line.starts_with("dhcp-userclass=")).map(|line| format!("{line}\n"));
+                own.collect::<String>().replace("undionly.kpxe", "lpxelinux.0")
+            };
+            let _dnsmasq = dnsmasq(project, "pxelinux", pxelinux);
+            starts_the_installer(project, "pxelinux", Firmware::Bios, Start::Network);
+        }
+        // Addresses come from somebody else.
+        let site = std::fs::read_to_string(project.join("site.toml")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let site_file = folder.path().join("site.toml");
+        std::fs::write(&site_file, site.replace("[provision]\n", "[provision]\ndhcp = \"proxy\"\n")).unwrap();
+        let netboot = ["netboot", "storage", "--site"];
+        let out = folder.path().join("out");
+        ostack(project)
+            .args(netboot)
+            .arg(&site_file)
+            .arg("--secrets")
+            .arg(project.join("secrets.age"))
+            .arg("--out")
+            .arg(&out)
+            .run()
+            .unwrap();
+        let settings = std::fs::read_to_string(out.join("netboot/dnsmasq.conf")).unwrap();
+        let _proxy = dnsmasq(project, "proxy", |_| settings.clone());
+        let log = project.to_path_buf();
+        let _addresses = Beside::new("172.16.181.3/16", move || {
+            dnsmasq_with(&log, "addresses", "port=0\ndhcp-range=172.16.181.200,172.16.181.250,255.255.0.0\ndhcp-authoritative\n")
+        });
+        starts_the_installer(project, "proxy", Firmware::Bios, Start::Network);
+    });
 }

@@ -1,7 +1,8 @@
 //! What `build --format iso` and `netboot` share: the roots of loaders and tools, and the medium itself.
 
 use super::build::Work;
-use super::fetch;
+use super::{build, fetch};
+use crate::base::digest::Blob;
 use crate::base::error::Result;
 use crate::deploy::describe::describe;
 use crate::deploy::iso::Iso;
@@ -29,6 +30,12 @@ pub(super) fn roots(work: &Work<'_>, plan: &RolePlan, lock: &mut ReleaseLock) ->
     Ok((tools(store, write_lock, plan, *steps)?, loaders(store, write_lock, plan, *steps)?))
 }
 
+/// The archive with the drivers that an installer has besides those of the role's initrd.
+pub(super) fn drivers(work: &Work<'_>, plan: &RolePlan) -> Result<Blob> {
+    let program = build::node_program()?;
+    work.builder(plan, &program, &work.store.scratch().join("installer"), false).installer()
+}
+
 /// Writes the role's medium.
 pub(super) fn iso(work: &Work<'_>, plan: &RolePlan, maker: &Maker<'_>, lock: &mut ReleaseLock) -> Result<Artifact> {
     let (tools, loaders) = roots(work, plan, lock)?;
@@ -36,8 +43,10 @@ pub(super) fn iso(work: &Work<'_>, plan: &RolePlan, maker: &Maker<'_>, lock: &mu
     let begin = Instant::now();
     let spec = work.session.project.iso()?;
     let described = describe(maker, &tools)?;
+    let drivers = drivers(work, plan)?;
     let path = work.session.out.join(format!("{}.iso", plan.role));
-    let iso = Iso { site: &work.session.site, spec: &spec, maker, described: &described, tools: &tools, loaders: &loaders };
+    let iso =
+        Iso { site: &work.session.site, spec: &spec, maker, described: &described, drivers, tools: &tools, loaders: &loaders };
     let (digest, size) = iso.write(&path)?;
     work.steps.done("iso", begin.elapsed().as_secs_f64());
     Ok(Artifact { format: "iso".to_string(), path, digest, size })

@@ -97,9 +97,7 @@ fn write(global: &Global, session: &Session, roles: &[Role], held: Option<&Held>
         let work = Work { session, files, store: &store, write_lock: &write_lock, global, relock, steps: &steps };
         let (plan, image, _) = build::image(&work, &mut lock)?;
         let (tools, loaders) = media::roots(&work, &plan, &mut lock)?;
-        let program = build::node_program()?;
-        let scratch = store.scratch().join("installer");
-        let drivers = work.builder(&plan, &program, &scratch, false).installer()?;
+        let drivers = media::drivers(&work, &plan)?;
         steps.begins("describe");
         let begin = Instant::now();
         let maker = Maker { store: &store, image: &image, spec: &disk, tools_key: plan.tools.digest() };

@@ -46,6 +46,8 @@ pub struct Iso<'a> {
     pub maker: &'a Maker<'a>,
     /// How the image lies on a disk.
     pub described: &'a Described,
+    /// The archive with drivers of network cards: a machine is known by its card even where none is used.
+    pub drivers: Blob,
     /// The root that has GRUB.
     pub tools: &'a Path,
     /// The root that has xorriso.
@@ -63,7 +65,7 @@ impl Iso<'_> {
         let out = scratch.path();
         let mut grafts = self.small_files(out)?;
         let image = &self.described.description;
-        for blob in image.pieces[1..].iter().map(|piece| piece.blob).chain([image.kernel, image.initrd]) {
+        for blob in image.pieces[1..].iter().map(|piece| piece.blob).chain([image.kernel, image.initrd, self.drivers]) {
             store.verify(&blob.digest)?;
             grafts.push(format!("{}=/run/ostack/pool/{}", blob_path(&blob), blob.digest.hex()));
         }
@@ -154,7 +156,7 @@ impl Iso<'_> {
             self.site.nodes.iter().filter(|node| node.role.as_str() == image.role).map(|node| node.name.as_str()).collect();
         let table = json!({
             "site": { "name": self.site.name }, "role": image.role, "image": image.image,
-            "kernel": blob_path(&image.kernel), "initrd": blob_path(&image.initrd), "orders": ORDERS_ARCHIVE,
+            "kernel": blob_path(&image.kernel), "initrds": [blob_path(&image.initrd), blob_path(&self.drivers), ORDERS_ARCHIVE.to_string()],
             "command_line": words.trim(), "nodes": nodes,
         });
         let values = Values::of(table);

@@ -43,10 +43,21 @@ pub enum Start {
     /// The disk.
     #[default]
     Disk,
-    /// What the first card's network offers, by the card's own ROM; then the disk.
+    /// What the first card's network offers, by the card's own ROM, which is iPXE; then the disk.
     Network,
+    /// The same by UEFI's own drivers: by PXE, or by HTTP.
+    Firmware(Protocol),
     /// A CD; then the disk.
     Medium(PathBuf),
+}
+
+/// How UEFI's own drivers start from a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// By DHCP and TFTP.
+    Pxe,
+    /// By DHCP and HTTP.
+    Http,
 }
 
 /// A network card.
@@ -275,8 +286,18 @@ fn arguments(spec: &Spec, folder: &Path) -> Result<Vec<String>> {
     for (number, Card { mac, netdev }) in spec.cards.iter().enumerate() {
         let (kind, rest) = netdev.split_once(',').unwrap_or((netdev, ""));
         add(&["-netdev", &format!("{kind},id=net{number},{rest}")]);
-        let rom = if spec.start == Start::Network && number == 0 { "bootindex=0" } else { "romfile=" };
+        let rom = match spec.start {
+            Start::Network if number == 0 => "bootindex=0",
+            Start::Firmware(_) if number == 0 => "romfile=,bootindex=0",
+            _ => "romfile=",
+        };
         add(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},{rom}")]);
+    }
+    if let Start::Firmware(protocol) = spec.start {
+        let pxe = if protocol == Protocol::Pxe { "yes" } else { "no" };
+        for (option, value) in [("IPv4PXESupport", pxe), ("IPv6PXESupport", "no")] {
+            add(&["-fw_cfg", &format!("name=opt/org.tianocore/{option},string={value}")]);
+        }
     }
     add(&["-chardev", &format!("file,id=console,path={},append=on", at("console.log"))]);
     add(&["-device", "virtio-serial-pci"]);

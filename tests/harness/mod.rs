@@ -30,6 +30,16 @@ use std::process::{Command, Output, Stdio};
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ostack-image");
 
+/// Python with the judges of kickstart files and of images, as `scripts/setup test` installs them.
+#[track_caller]
+pub fn python() -> Command {
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache");
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    let program = cache.join("ostack-image/python/bin/python");
+    assert!(program.exists(), "{} is missing: run scripts/setup test", program.display());
+    Command::new(program)
+}
+
 /// A project folder, an own store beside it, and a command line.
 pub struct Test {
     folder: tempfile::TempDir,
