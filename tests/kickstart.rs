@@ -15,6 +15,22 @@ const SERVER: &str = "172.16.181.2";
 
 /// The shipped project for the guide's own release, with a server, a mirror, and its bundle.
 fn bundle(disk: &str) -> (Test, PathBuf) {
+    let test = project(disk);
+    test.run(["kickstart", "--all", "--release", "train-centos7"]).succeeds();
+    let folder = test.project().join("out/kickstart");
+    (test, folder)
+}
+
+/// The same with secrets.
+fn bundle_with_secrets() -> (Test, PathBuf) {
+    let test = project("{ serial = \"S1\" }").env("OSTACK_PASSPHRASE", "a passphrase of the test");
+    test.run(["secrets", "init", "--release", "train-centos7"]).succeeds();
+    test.run(["kickstart", "controller01", "--release", "train-centos7"]).succeeds();
+    let folder = test.project().join("out/kickstart");
+    (test, folder)
+}
+
+fn project(disk: &str) -> Test {
     let test = Test::shipped()
         .replace("site.toml", "[dns]\n", &format!("[provision]\nserver = \"{SERVER}\"\n\n[dns]\n"))
         .replace("site.toml", "# [mirror]\n", "[mirror]\ncentos = \"http://mirror.invalid/7.9.2009\"\n# [mirror]\n");
@@ -22,10 +38,7 @@ fn bundle(disk: &str) -> (Test, PathBuf) {
     let begin = site.find("name = \"controller01\"").unwrap();
     let old = begin + site[begin..].find("disk = ").unwrap();
     let line = old + site[old..].find('\n').unwrap();
-    let test = test.write("site.toml", format!("{}disk = {disk}{}", &site[..old], &site[line..]));
-    test.run(["kickstart", "--all", "--release", "train-centos7"]).succeeds();
-    let folder = test.project().join("out/kickstart");
-    (test, folder)
+    test.write("site.toml", format!("{}disk = {disk}{}", &site[..old], &site[line..]))
 }
 
 /// A section of a node's file: `%pre` or `%post`.
@@ -74,7 +87,7 @@ fn without_a_lock_packages_are_named_and_the_summary_says_so() {
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines[0], "out/kickstart/compute01/ks.cfg");
     assert!(lines[1].contains(" files, packages unlocked: the newest of their repositories  sha256:"), "{said}");
-    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[2..], ["no secrets are at hand: files keep their placeholders"]);
 }
 
 #[test]
@@ -188,55 +201,66 @@ fn the_first_of_several_disks_is_never_taken_for_the_systems() {
     );
 }
 
-/// Runs `%post` of controller01 in a scratch root, with the bundle given out by a web server.
-fn post(bundle: &Path, root: &Path) -> Output {
+/// A root as packages leave it: one's script took a number of its own for an account, and left a folder of that number.
+fn root(folder: &Path) -> PathBuf {
+    let root = folder.join("root");
     fs::create_dir_all(root.join("etc")).unwrap();
-    // A package's script took a number of its own, and left a file of that number.
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\nhaproxy:x:990:985::/var/lib/haproxy:/sbin/nologin\n")
         .unwrap();
     fs::write(root.join("etc/group"), "root:x:0:\nhaproxy:x:985:\n").unwrap();
     fs::write(root.join("etc/fstab"), "UUID=1 / xfs defaults 0 0\n").unwrap();
     fs::create_dir_all(root.join("var/lib/haproxy")).unwrap();
     std::os::unix::fs::chown(root.join("var/lib/haproxy"), Some(990), Some(985)).unwrap();
+    root
+}
+
+/// `serve`, ended with the value.
+struct Server(std::process::Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs `%post` of controller01 in a root, with the bundle given out by `serve`, once `before` is done.
+fn post(test: &Test, bundle: &Path, root: &Path, before: impl FnOnce() + Send) -> Output {
     let script = script(bundle, "controller01", "%post");
     within(&format!("{SERVER}/16"), || {
-        let served = bundle.parent().unwrap();
-        let mut server = Command::new("python3")
-            .args(["-m", "http.server", "--bind", SERVER, "8080"])
-            .current_dir(served)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut serve = test.command(["serve", "--release", "train-centos7"]);
+        let _server = Server(serve.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap());
         let begin = std::time::Instant::now();
         while std::net::TcpStream::connect((SERVER, 8080)).is_err() {
-            assert!(begin.elapsed().as_secs() < 20);
+            assert!(begin.elapsed().as_secs() < 30, "the server does not answer");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        let ran = Command::new("sh")
-            .args(["-c", &script])
-            .env("OSTACK_ROOT", root)
-            .env("OSTACK_TMP", root.join("tmp"))
-            .output()
-            .unwrap();
-        server.kill().unwrap();
-        server.wait().unwrap();
-        ran
+        before();
+        Command::new("sh").args(["-c", &script]).env("OSTACK_ROOT", root).env("OSTACK_TMP", root.join("tmp")).output().unwrap()
     })
+}
+
+fn arm(test: &Test) {
+    test.run(["arm", "controller01"]).succeeds();
 }
 
 #[test]
 fn post_gives_the_root_what_render_shows_and_accounts_the_sites_numbers() {
     harness::must_be_root();
-    let (test, bundle) = bundle("{ serial = \"S1\" }");
+    let (test, bundle) = bundle_with_secrets();
     let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().join("root");
-    let ran = post(&bundle, &root);
+    let root = root(folder.path());
+    // A reinstallation: the state is there, and has what somebody wrote.
+    let log = root.join("var/lib/ostack/state/log/var/log");
+    fs::create_dir_all(&log).unwrap();
+    fs::write(log.join("marker"), "kept").unwrap();
+    let ran = post(&test, &bundle, &root, || arm(&test));
     assert_eq!((text(&ran.stderr), text(&ran.stdout)), (String::new(), "ostack: controller01 has its files\n".to_string()));
+    assert_eq!(fs::read_to_string(log.join("marker")).unwrap(), "kept");
 
     let rendered = folder.path().join("rendered");
     let rendered_path = rendered.display().to_string();
-    let listing = test.run(["render", "controller01", "--release", "train-centos7", "--out", &rendered_path]);
+    let listing = test.run(["render", "controller01", "--secrets", "--release", "train-centos7", "--out", &rendered_path]);
     let mut compared = 0;
     for path in listing.succeeds().stdout().lines().map(|path| path.trim_start_matches('/')).filter(|path| *path != "etc/fstab") {
         let (there, shown) = (root.join(path), rendered.join(path));
@@ -262,23 +286,44 @@ fn post_gives_the_root_what_render_shows_and_accounts_the_sites_numbers() {
         "/var/lib/ostack/state/log/var/log /var/log none bind,x-systemd.requires-mounts-for=/var/lib/ostack/state 0 0\n"
     ));
     assert_eq!(root.join("usr/lib/ostack/ostack-node").metadata().unwrap().mode() & 0o7777, 0o755);
+    // The server has heard that it is done, and nothing of the secrets is left beside the files that have them.
+    let journal = fs::read_to_string(test.project().join("out/provision/journal.jsonl")).unwrap();
+    let happened: Vec<&str> =
+        journal.lines().map(|line| line.split("\"what\":\"").nth(1).unwrap().split('"').next().unwrap()).collect();
+    assert_eq!(happened, ["armed", "seed", "disarmed"]);
+    assert!(!root.join("tmp").exists());
+}
+
+#[test]
+fn a_machine_that_nobody_expects_gets_no_secrets_and_no_files() {
+    harness::must_be_root();
+    let (test, bundle) = bundle_with_secrets();
+    let folder = tempfile::tempdir().unwrap();
+    let root = root(folder.path());
+    let ran = post(&test, &bundle, &root, || ());
+    assert_eq!(
+        text(&ran.stderr),
+        "ostack: https://172.16.181.2:8443 gives no secrets: controller01 is not expected. \
+         Run on the server: ostack-image arm controller01\n"
+    );
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(!root.join("etc/hosts").exists());
 }
 
 #[test]
 fn a_byte_that_is_another_one_ends_the_installation_before_anything_is_unpacked() {
     harness::must_be_root();
-    let (_test, bundle) = bundle("{ serial = \"S1\" }");
+    let (test, bundle) = bundle("{ serial = \"S1\" }");
     let ks = fs::read_to_string(bundle.join("controller01/ks.cfg")).unwrap();
     let line = ks.lines().find(|line| line.starts_with("fetch 'haproxy'")).unwrap();
     let file = line.split('\'').nth(3).unwrap();
     let mut bytes = fs::read(bundle.join(file)).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    fs::write(bundle.join(file), &bytes).unwrap();
     let found = ostack_image::base::digest::Digest::of(&bytes).hex();
     let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().join("root");
-    let ran = post(&bundle, &root);
+    let root = root(folder.path());
+    let ran = post(&test, &bundle, &root, || fs::write(bundle.join(file), &bytes).unwrap());
     let wanted = file.trim_start_matches("overlays/").trim_end_matches(".tar.gz");
     assert_eq!(
         text(&ran.stderr),

@@ -212,7 +212,7 @@ fn dnsmasq(project: &Path, name: &str, change: impl Fn(&str) -> String) -> Dnsma
 fn dnsmasq_with(project: &Path, name: &str, settings: &str) -> Dnsmasq {
     let file = project.join(format!("{name}.conf"));
     std::fs::write(&file, settings).unwrap();
-    let args = ["--keep-in-foreground", "--pid-file=", "--log-facility=-", "--dhcp-leasefile=/dev/null", "--user=root"];
+    let args = ["--keep-in-foreground", "--pid-file=", "--log-facility=-", "--leasefile-ro", "--user=root"];
     let tool = Tool::new("dnsmasq").args(args).arg(format!("--conf-file={}", file.display()));
     Dnsmasq(tool.start(&project.join(format!("{name}.dnsmasq.log"))).unwrap())
 }
@@ -228,8 +228,8 @@ impl Drop for Dnsmasq {
 /// A blank machine gets as far as the installer, which knows who it is.
 fn starts_the_installer(project: &Path, way: &str, firmware: Firmware, start: Start) {
     let folder = project.join("machines").join(way);
-    let machine = machine_in(&folder, project, "storage03", firmware, start);
-    console_until(&machine, 0, "ostack: storage03 (storage), ");
+    let mut machine = machine_in(&folder, project, "storage03", firmware, start);
+    machine.wait_for_console("ostack: storage03 (storage), ", PATIENCE).unwrap();
 }
 
 #[test]

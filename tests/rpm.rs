@@ -220,3 +220,66 @@ fn an_account_that_a_script_numbers_itself_ends_the_build() {
          [[user]]\nname = \"guest\"\nuid = 901\ngid = 901\nhome = \"/\"\nshell = \"/usr/sbin/nologin\"\n"
     );
 }
+
+/// The shared project with a server, and what the shipped one says of Anaconda.
+fn with_server() -> Test {
+    let mut test = duplicate().append("site.toml", "\n[provision]\nserver = \"172.16.0.2\"\n");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("images");
+    for name in ["kickstart.toml", "netboot.toml"] {
+        test = test.write(&format!("images/{name}"), fs::read(shipped.join(name)).unwrap());
+    }
+    for folder in ["kickstart", "netboot"] {
+        for file in fs::read_dir(shipped.join(folder)).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = format!("images/{folder}/{}", file.file_name().unwrap().to_str().unwrap());
+            test = test.write(&name, fs::read(file).unwrap());
+        }
+    }
+    test
+}
+
+#[test]
+fn anaconda_may_unpack_a_roles_root_which_is_what_its_packages_and_overlays_are_together() {
+    let test = with_server();
+    let said = test.run(["kickstart", "compute01", "--liveimg"]);
+    let said = said.succeeds().stdout().to_string();
+    assert!(said.contains(" files, roots of images  sha256:"), "{said}");
+    let bundle = test.project().join("out/kickstart");
+    let ks = fs::read_to_string(bundle.join("compute01/ks.cfg")).unwrap();
+    let line = ks.lines().find(|line| line.starts_with("liveimg ")).unwrap();
+    let digest = line.split("--checksum=").nth(1).unwrap();
+    assert_eq!(line, format!("liveimg --url=\"http://172.16.0.2:8080/kickstart/images/{digest}.tar.gz\" --checksum={digest}"));
+    assert!(!ks.contains("%packages"));
+    let validate = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kickstart/validate.py");
+    let verdict = harness::python().arg(validate).arg(bundle.join("compute01/ks.cfg")).output().unwrap();
+    assert_eq!((String::from_utf8_lossy(&verdict.stdout), String::from_utf8_lossy(&verdict.stderr)), ("".into(), "".into()));
+
+    // As the installer does it.
+    let archive = bundle.join(format!("images/{digest}.tar.gz"));
+    assert_eq!(Digest::of_file(&archive).unwrap().0.hex(), digest);
+    let root = test.folder().join("unpacked");
+    fs::create_dir(&root).unwrap();
+    tool(
+        Command::new("tar")
+            .args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "-xaf"])
+            .arg(&archive)
+            .arg("-C")
+            .arg(&root),
+    );
+    // Content, mode, owner, capabilities: all but the one file that is an overlay's.
+    let verified = rpm(&root, &["--verify", "--all"]).output().unwrap();
+    assert_eq!(String::from_utf8(verified.stdout).unwrap(), "..5....T.  c /etc/tick.conf\n");
+    assert!(root.join("usr/lib/ostack/ostack-node").exists());
+    let rendered = test.folder().join("rendered");
+    let listing = test.run(["render", "compute01", "--out", rendered.to_str().unwrap()]);
+    let own = fs::read_to_string(bundle.join("manifest.json")).unwrap();
+    assert!(own.contains(&format!("images/{digest}.tar.gz")), "{own}");
+    for path in listing.succeeds().stdout().lines().map(|path| path.trim_start_matches('/')) {
+        let (there, shown) = (root.join(path), rendered.join(path));
+        assert!(!shown.is_file() || fs::read(&there).unwrap() == fs::read(&shown).unwrap(), "{path}");
+    }
+
+    // Made again, from the same inputs, it is the same.
+    fs::remove_dir_all(test.project().join("out")).unwrap();
+    test.run(["kickstart", "compute01", "--liveimg"]).succeeds();
+    assert_eq!(Digest::of_file(&archive).unwrap().0.hex(), digest);
+}

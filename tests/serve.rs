@@ -44,7 +44,11 @@ impl Drop for Server {
 }
 
 fn serve(test: &Test) -> Server {
-    let mut command = test.command(["serve"]);
+    serve_with(test, &[])
+}
+
+fn serve_with(test: &Test, args: &[&str]) -> Server {
+    let mut command = test.command([&["serve"], args].concat());
     let server = Server(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap());
     let begin = Instant::now();
     while std::net::TcpStream::connect((SERVER, 8443)).is_err() {
@@ -227,4 +231,30 @@ fn a_tree_that_is_damaged_is_not_given_out() {
         "{}",
         ran.stderr()
     );
+}
+
+/// Who has this process for a parent.
+fn children(parent: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[test]
+fn dnsmasq_ends_with_the_server_even_one_that_was_killed() {
+    harness::must_be_root();
+    let settings = "port=0\ndhcp-range=172.16.0.0,static,255.255.0.0,5m\n";
+    let test = project().write("out/netboot/dnsmasq.conf", settings);
+    within(&format!("{SERVER}/16"), || {
+        let mut server = serve_with(&test, &["--dhcp", harness::network::BRIDGE]);
+        let dnsmasq = children(server.0.id());
+        let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        assert_eq!(dnsmasq.iter().map(name).collect::<Vec<_>>(), ["dnsmasq\n"]);
+        server.0.kill().unwrap();
+        server.0.wait().unwrap();
+        let begin = Instant::now();
+        while name(&dnsmasq[0]) == "dnsmasq\n" {
+            assert!(begin.elapsed() < Duration::from_secs(20), "dnsmasq still runs");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
 }

@@ -215,18 +215,14 @@ fn the_inspection_that_clouds_and_their_bare_metal_service_do_takes_both_formats
     let test = role().duplicate();
     test.run(["build", "compute", "--format", "raw,qcow2"]).succeeds();
     let out = test.project().join("out");
-    let size = std::fs::metadata(out.join("compute.raw")).unwrap().len();
     let inspect = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/inspect_image.py");
     let inspect = |files: &[&str]| {
         let output = harness::python().arg(&inspect).args(files).current_dir(&out).output().unwrap();
-        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+        String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!(
-        inspect(&["compute.qcow2", "compute.raw"]),
-        format!("compute.qcow2: qcow2, {size} bytes, safe\ncompute.raw: gpt, {size} bytes, safe\n")
-    );
+    assert_eq!(inspect(&["compute.qcow2", "compute.raw"]), "compute.qcow2: qcow2, safe\ncompute.raw: gpt, safe\n");
     // It does look: an image that stands on another one is none for a cloud.
     let over = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "compute.qcow2", "over.qcow2"];
     assert!(Command::new("qemu-img").args(over).current_dir(&out).status().unwrap().success());
-    assert_eq!(inspect(&["over.qcow2"]), format!("over.qcow2: qcow2, {size} bytes, Safety checks failed: backing_file\n"));
+    assert_eq!(inspect(&["over.qcow2"]), "over.qcow2: qcow2, Safety checks failed: backing_file\n");
 }

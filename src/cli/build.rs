@@ -44,6 +44,9 @@ pub(super) struct Options {
 enum FormatName {
     Qcow2,
     Raw,
+    /// The root that the image is, for installers that unpack one
+    #[value(name = "tar.gz")]
+    Root,
     /// Installer and image on a medium
     Iso,
 }
@@ -200,7 +203,7 @@ pub(super) fn image(work: &Work<'_>, lock: &mut ReleaseLock) -> Result<(RolePlan
 }
 
 fn one(work: &Work<'_>, lock: &mut ReleaseLock, spec: &DiskSpec, formats: &[FormatName]) -> Result<Built> {
-    let Work { session, store, steps, .. } = work;
+    let Work { session, store, .. } = work;
     let (plan, image, mut cached) = image(work, lock)?;
     let maker = Maker { store, image: &image, spec, tools_key: plan.tools.digest() };
     let mut artifacts = Vec::new();
@@ -208,6 +211,7 @@ fn one(work: &Work<'_>, lock: &mut ReleaseLock, spec: &DiskSpec, formats: &[Form
         let format = match format {
             FormatName::Qcow2 => Format::Qcow2,
             FormatName::Raw => Format::Raw,
+            FormatName::Root => Format::Root,
             FormatName::Iso => {
                 crate::base::fs::create_dir_all(&session.out)?;
                 artifacts.push(media::iso(work, &plan, &maker, lock)?);
@@ -215,19 +219,29 @@ fn one(work: &Work<'_>, lock: &mut ReleaseLock, spec: &DiskSpec, formats: &[Form
                 continue;
             }
         };
-        if let Some(artifact) = maker.found(&session.out, format) {
-            artifacts.push(artifact);
-            continue;
-        }
-        cached = false;
-        let tools = tools(store, work.write_lock, &plan, *steps)?;
-        crate::base::fs::create_dir_all(&session.out)?;
-        steps.begins(format.as_str());
-        let begin = Instant::now();
-        artifacts.push(maker.make(&session.out, format, &tools)?);
-        steps.done(format.as_str(), begin.elapsed().as_secs_f64());
+        let (artifact, found) = artifact(work, &plan, &maker, format)?;
+        artifacts.push(artifact);
+        cached &= found;
     }
     Ok(Built { image, artifacts, cached })
+}
+
+/// An artifact of an image, and whether it was there.
+///
+/// # Errors
+/// It cannot be made.
+pub(super) fn artifact(work: &Work<'_>, plan: &RolePlan, maker: &Maker<'_>, format: Format) -> Result<(Artifact, bool)> {
+    let Work { session, store, steps, .. } = work;
+    if let Some(artifact) = maker.found(&session.out, format) {
+        return Ok((artifact, true));
+    }
+    let tools = tools(store, work.write_lock, plan, *steps)?;
+    crate::base::fs::create_dir_all(&session.out)?;
+    steps.begins(format.as_str());
+    let begin = Instant::now();
+    let artifact = maker.make(&session.out, format, &tools)?;
+    steps.done(format.as_str(), begin.elapsed().as_secs_f64());
+    Ok((artifact, false))
 }
 
 fn needs_roots(plan: &RolePlan, store: &Store) -> Result<bool> {

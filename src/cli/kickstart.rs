@@ -1,20 +1,24 @@
 //! `ostack-image kickstart`: the bundle for Anaconda.
 
-use super::build::node_program;
-use super::netboot::provision;
+use super::build::{self, Work, node_program};
+use super::report::Steps;
 use super::session::Session;
-use super::{Global, print_json};
+use super::{Global, netboot, print_json, unlock};
 use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, Role};
-use crate::deploy::kickstart::{Bundle, RoleParts, Written, not_for};
+use crate::deploy::kickstart::{Bundle, PROGRAM, RoleParts, Written, not_for};
+use crate::image::artifact::{Artifact, Format, Maker};
+use crate::layer::scratch;
 use crate::lock::ReleaseLock;
+use crate::model::placeholder::LISTS;
 use crate::model::release::{Backend, User};
 use crate::model::site::Node;
 use crate::plan::Locked;
 use crate::plan::context::Values;
+use crate::secrets::Held;
 use clap::Args;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What yum gives a repository that says nothing, and what a release's priorities are of.
 const USUAL: (u32, u32) = (1000, 99);
@@ -27,24 +31,35 @@ pub(super) struct Options {
     /// All nodes of the site
     #[arg(long, conflicts_with = "names")]
     all: bool,
+    /// Install each role's finished root instead of packages
+    #[arg(long)]
+    liveimg: bool,
+    #[command(flatten)]
+    secrets: unlock::From,
 }
 
 pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let session = Session::open(global)?;
     session.warn();
-    let written = write(&session, &nodes(&session, options)?)?;
+    let held = options.secrets.held(&session)?;
+    let written = write(global, &session, &nodes(&session, options)?, options.liveimg, held.as_ref())?;
     if global.json {
         return print_json(&written);
     }
     for node in &written.nodes {
         println!("{}", written.path.join(node).join("ks.cfg").display());
     }
-    let packages = if written.locked {
+    let packages = if written.images {
+        "roots of images"
+    } else if written.locked {
         "packages at the versions of ostack.lock"
     } else {
         "packages unlocked: the newest of their repositories"
     };
     println!("{} files, {packages}  {}", written.files, written.digest);
+    if held.is_none() {
+        println!("no secrets are at hand: files keep their placeholders");
+    }
     Ok(())
 }
 
@@ -70,17 +85,16 @@ fn nodes<'a>(session: &'a Session, options: &Options) -> Result<Vec<&'a Node>> {
     Ok(nodes)
 }
 
-fn write(session: &Session, nodes: &[&Node]) -> Result<Written> {
+fn write(global: &Global, session: &Session, nodes: &[&Node], liveimg: bool, held: Option<&Held>) -> Result<Written> {
     if session.release.backend != Backend::Rpm {
         return Err(not_for(session.release_name.as_str()));
     }
     // A site without a lock of this release gets its packages by name, and is told so.
-    let lock = session.lock_file.exists().then(|| session.lock()).transpose()?;
-    let lock =
-        lock.filter(|lock| lock.releases.contains_key(&session.release_name)).map(|_| session.release_lock()).transpose()?;
+    let lock = session.release_lock_if_any()?;
     let epoch = lock.as_ref().map_or(Ok(0), |lock| i64::try_from(lock.source_date_epoch)).map_err(Error::new)?;
     let spec = session.project.kickstart()?;
-    let mut bundle = Bundle::new(&spec, values(session)?, epoch);
+    let mut bundle = Bundle::new(&spec, values(session, held)?, epoch);
+    let mut roots = if liveimg { roots(global, session, nodes)? } else { BTreeMap::new() };
     let program = bundle.program(&node_program()?)?;
     for role in Role::ALL {
         let of_role: Vec<&&Node> = nodes.iter().filter(|node| node.role == role).collect();
@@ -97,26 +111,51 @@ fn write(session: &Session, nodes: &[&Node]) -> Result<Written> {
             locked: lock.is_some(),
             users: session.release.users.iter().chain(&plan.users).map(account).collect(),
             groups: groups(session, &plan.users),
+            image: roots.remove(&role).map(|artifact| bundle.root(&artifact)),
         };
         let mut archives = Vec::new();
-        for (name, files) in &parts.overlays {
-            archives.push(bundle.archive(name, files)?);
+        // A root has them all.
+        if parts.image.is_none() {
+            for (name, files) in &parts.overlays {
+                archives.push(bundle.archive(name, files)?);
+            }
+            archives.push(program.clone());
         }
         let mut of_nodes = planner.nodes();
         for node in of_role {
-            let own = of_nodes.plan(node)?;
+            let own = bundle.archive(node.name.as_str(), &of_nodes.plan(node)?)?;
             let mut all = archives.clone();
-            all.push(bundle.archive(node.name.as_str(), &own)?);
-            all.push(program.clone());
-            bundle.node(node, &parts, &all)?;
+            all.push(own.clone());
+            bundle.node(node, &parts, &own, &all)?;
         }
     }
     bundle.write(&session.out.join("kickstart"), lock.is_some())
 }
 
+/// The root of each role that these nodes have, built if need be.
+fn roots(global: &Global, session: &Session, nodes: &[&Node]) -> Result<BTreeMap<Role, Artifact>> {
+    let spec = session.project.disk()?;
+    let mut lock = session.release_lock()?;
+    let store = session.store()?;
+    scratch::leave_host_mounts()?;
+    let write_lock = store.lock()?;
+    store.empty_scratch(&write_lock)?;
+    let mut roots = BTreeMap::new();
+    for role in Role::ALL.into_iter().filter(|role| nodes.iter().any(|node| node.role == *role)) {
+        let steps = Steps::new(global.verbose);
+        let files = session.role(role)?;
+        let work = Work { session, files, store: &store, write_lock: &write_lock, global, relock: false, steps: &steps };
+        let (plan, image, _) = build::image(&work, &mut lock)?;
+        let maker = Maker { store: &store, image: &image, spec: &spec, tools_key: plan.tools.digest() };
+        roots.insert(role, build::artifact(&work, &plan, &maker, Format::Root)?.0);
+    }
+    Ok(roots)
+}
+
 /// What is the same for all templates.
-fn values(session: &Session) -> Result<Values> {
-    let provision = provision(session)?;
+fn values(session: &Session, held: Option<&Held>) -> Result<Values> {
+    let server = netboot::server(session, &session.project.netboot()?, held)?;
+    let door = server.secure.as_ref().map(|(port, authority)| (format!("https://{}:{port}", server.address), authority));
     let mirrors = session.mirrors()?;
     let mut repositories = Vec::new();
     for suite in &session.release.suites {
@@ -130,7 +169,11 @@ fn values(session: &Session) -> Result<Values> {
     let network = &session.site.management;
     let table = json!({
         "site": { "name": session.site.name, "release": session.release_name, "time_zone": session.site.time_zone },
-        "server": { "url": format!("http://{}:{}/kickstart", provision.server, provision.port) },
+        "server": {
+            "url": format!("http://{}:{}/kickstart", server.address, server.port),
+            "secure": door.as_ref().map(|(url, _)| url), "authority": door.as_ref().map(|(_, authority)| authority),
+        },
+        "program": PROGRAM, "lists": format!("/{LISTS}"),
         "network": { "netmask": network.subnet.netmask(), "gateway": network.gateway },
         "repositories": repositories,
         "option": session.options,

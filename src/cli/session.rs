@@ -145,6 +145,12 @@ impl Session {
         Ok(lock)
     }
 
+    /// The release's lock, where the site has one of it.
+    pub fn release_lock_if_any(&self) -> Result<Option<ReleaseLock>> {
+        let is_there = self.lock_file.exists() && self.lock()?.releases.contains_key(&self.release_name);
+        is_there.then(|| self.release_lock()).transpose()
+    }
+
     /// A role made ready to plan.
     pub fn planner<'a>(&'a self, files: &'a RoleFiles) -> Result<Planner<'a>> {
         Planner::new(Inputs {

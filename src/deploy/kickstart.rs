@@ -3,6 +3,7 @@
 //! ```text
 //! NODE/ks.cfg                 from images/kickstart/, with every digest that it relies on
 //! overlays/SHA256.tar.gz      an overlay of a role, or a node's own files; the digest is the file's
+//! images/SHA256.tar.gz        a role's whole root, where that is what is installed
 //! programs/SHA256             ostack-node
 //! manifest.json               which node has what
 //! SHA256SUMS                  every other file
@@ -14,6 +15,7 @@ use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::path::RelPath;
+use crate::image::artifact::Artifact;
 use crate::layer::tar;
 use crate::layer::tree::Tree;
 use crate::model::disk::bytes;
@@ -35,7 +37,7 @@ const FILE: &str = "ks.cfg";
 /// The list of all others.
 const SUMS: &str = "SHA256SUMS";
 /// Where the program lies on a node.
-const PROGRAM: &str = "/usr/lib/ostack/ostack-node";
+pub const PROGRAM: &str = "/usr/lib/ostack/ostack-node";
 
 /// What is the same for every node of a role.
 pub struct RoleParts {
@@ -51,6 +53,8 @@ pub struct RoleParts {
     pub users: Vec<Value>,
     /// Groups with theirs.
     pub groups: Vec<Value>,
+    /// The role's root, if that is what is installed, and no packages.
+    pub image: Option<Archive>,
 }
 
 /// A bundle in the making: files by their paths.
@@ -62,6 +66,8 @@ pub struct Bundle<'a> {
     /// Times in archives, in seconds since 1970.
     pub epoch: i64,
     files: BTreeMap<String, Vec<u8>>,
+    /// Files that lie somewhere already.
+    large: BTreeMap<String, (PathBuf, Digest)>,
     nodes: BTreeMap<String, Value>,
 }
 
@@ -90,12 +96,14 @@ pub struct Written {
     pub files: usize,
     /// Whether packages have exact versions.
     pub locked: bool,
+    /// Whether nodes get their role's root instead of packages.
+    pub images: bool,
 }
 
 impl<'a> Bundle<'a> {
     /// An empty one.
     pub fn new(spec: &'a KickstartSpec, values: Values, epoch: i64) -> Self {
-        Self { spec, values, epoch, files: BTreeMap::new(), nodes: BTreeMap::new() }
+        Self { spec, values, epoch, files: BTreeMap::new(), large: BTreeMap::new(), nodes: BTreeMap::new() }
     }
 
     /// Adds the program.
@@ -108,6 +116,14 @@ impl<'a> Bundle<'a> {
         let file = format!("programs/{sha256}");
         self.files.insert(file.clone(), bytes);
         Ok(Archive { name: "ostack-node".into(), file, sha256, program: Some(PROGRAM.into()) })
+    }
+
+    /// Adds a role's root.
+    pub fn root(&mut self, artifact: &Artifact) -> Archive {
+        let sha256 = artifact.digest.hex();
+        let file = format!("images/{sha256}.tar.gz");
+        self.large.insert(file.clone(), (artifact.path.clone(), artifact.digest));
+        Archive { name: "the image".into(), file, sha256, program: None }
     }
 
     /// Adds an archive of files; one that is there already is the same.
@@ -129,11 +145,11 @@ impl<'a> Bundle<'a> {
         Ok(Archive { name: name.to_string(), file, sha256, program: None })
     }
 
-    /// Adds a node's file. `archives` come in the order in which they are unpacked.
+    /// Adds a node's file. `archives` come in the order in which they are unpacked, the node's own, which is `own`, last of them.
     ///
     /// # Errors
     /// A template, with file and line.
-    pub fn node(&mut self, node: &Node, role: &RoleParts, archives: &[Archive]) -> Result<()> {
+    pub fn node(&mut self, node: &Node, role: &RoleParts, own: &Archive, archives: &[Archive]) -> Result<()> {
         let folder = Path::new(KICKSTART_TEMPLATES);
         let templates = Templates::parse(&self.spec.texts, folder)?;
         let hint = node.disk.as_ref();
@@ -155,19 +171,20 @@ impl<'a> Bundle<'a> {
                 }),
             ),
             ("archives", json!(archives)),
+            ("own", json!(own)),
             ("packages", json!(role.packages)),
             ("locked", json!(role.locked)),
             ("users", json!(role.users)),
             ("groups", json!(role.groups)),
             ("state", json!(state)),
-            ("image", Value::Bool(false)),
+            ("image", json!(role.image)),
             ("kickstart", json!(self.spec)),
         ] {
             self.values.set(name, &value);
         }
         let text = templates.render("ks.cfg.tera", &self.values)?;
         self.files.insert(format!("{}/{FILE}", node.name), text.into_bytes());
-        let list: Vec<&str> = archives.iter().map(|archive| archive.file.as_str()).collect();
+        let list: Vec<&str> = role.image.iter().chain(archives).map(|archive| archive.file.as_str()).collect();
         self.nodes.insert(
             node.name.to_string(),
             json!({ "role": node.role, "file": format!("{}/{FILE}", node.name), "fetches": list }),
@@ -183,10 +200,11 @@ impl<'a> Bundle<'a> {
         let manifest = json!({ "format": 1, "locked": locked, "nodes": self.nodes });
         let manifest = serde_json::to_vec_pretty(&manifest).doing(|| "writing the manifest")?;
         self.files.insert("manifest.json".into(), manifest);
-        let line = |(path, bytes): (&String, &Vec<u8>)| format!("{}  {path}\n", Digest::of(bytes).hex());
-        let sums: String = self.files.iter().map(line).collect();
+        let small = self.files.iter().map(|(path, bytes)| (path, Digest::of(bytes)));
+        let all: BTreeMap<&String, Digest> = small.chain(self.large.iter().map(|(path, (_, digest))| (path, *digest))).collect();
+        let sums: String = all.iter().map(|(path, digest)| format!("{}  {path}\n", digest.hex())).collect();
         let digest = Digest::of(&sums);
-        let files = self.files.len();
+        let files = all.len();
         self.files.insert(SUMS.into(), sums.into_bytes());
 
         let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -197,6 +215,12 @@ impl<'a> Bundle<'a> {
             fs::write_atomic(&new.path().join(path), bytes)?;
         }
         let what = || format!("writing {}", folder.display());
+        for (path, (from, _)) in &self.large {
+            let to = new.path().join(path);
+            fs::create_dir_all(to.parent().unwrap_or(new.path()))?;
+            // Artifacts are replaced and never changed, so one file may have both names.
+            std::fs::hard_link(from, &to).or_else(|_| std::fs::copy(from, &to).map(|_| ())).doing(what)?;
+        }
         std::fs::set_permissions(new.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).doing(what)?;
         // In one step: who fetches gets all of the old bundle or all of the new one.
         if folder.exists() {
@@ -205,7 +229,14 @@ impl<'a> Bundle<'a> {
         } else {
             std::fs::rename(new.keep(), folder).doing(what)?;
         }
-        Ok(Written { path: folder.to_path_buf(), digest, nodes: self.nodes.into_keys().collect(), files, locked })
+        Ok(Written {
+            path: folder.to_path_buf(),
+            digest,
+            nodes: self.nodes.into_keys().collect(),
+            files,
+            locked,
+            images: !self.large.is_empty(),
+        })
     }
 }
 

@@ -114,6 +114,16 @@ pub fn one(planner: &Planner<'_>, needed: &Needed<'_>, site: &Site, time: i64, n
     made.map_err(|error| error.doing(format!("making the seed of {}", node.name)))
 }
 
+/// A node's secrets alone, as the seed has them; the caller gives them to nobody else.
+///
+/// # Errors
+/// As [`one`]'s.
+pub fn secrets(planner: &Planner<'_>, needed: &Needed<'_>, node: &Node) -> Result<Vec<u8>> {
+    let made = planner.nodes().plan(node).and_then(|files| needed.values(node, &files));
+    let values = made.map_err(|error| error.doing(format!("making the secrets of {}", node.name)))?;
+    serde_json::to_vec(&values).doing(|| "writing secrets.json")
+}
+
 fn volume(tree: &Tree, time: i64, node: &Node) -> Result<Vec<u8>> {
     erofs_writer::image(tree, &Digest::of(format!("ostack seed {}", node.name)), time, SEED_VOLUME)
 }

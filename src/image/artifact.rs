@@ -27,6 +27,8 @@ pub enum Format {
     Qcow2,
     /// The disk's bytes, with a `.sha256` file beside it.
     Raw,
+    /// No disk, but the root that the layers are: for installers that unpack one, and for containers.
+    Root,
 }
 
 impl Format {
@@ -35,6 +37,7 @@ impl Format {
         match self {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
+            Self::Root => "tar.gz",
         }
     }
 }
@@ -42,7 +45,7 @@ impl Format {
 /// A file that was made or found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Artifact {
-    /// `qcow2` or `raw`.
+    /// `qcow2`, `raw`, `tar.gz` or `iso`.
     pub format: String,
     /// Where it is.
     pub path: PathBuf,
@@ -111,16 +114,19 @@ impl Maker<'_> {
         let path = self.path(out, format);
         let image = self.image;
         let layers = self.layers();
-        let (extents, size) = self.with_disk(tools, &layers, Some(self.spec.size), disk::layout)?;
-        let (extents, size) = match format {
-            Format::Qcow2 => qcow2::layout(&extents, size)?,
-            Format::Raw => (extents, size),
+        let new = out.join(format!("{}.{}.new", image.role, format.as_str()));
+        let write = || match format {
+            Format::Root => super::archive::write(self.store, &layers, &new),
+            Format::Qcow2 | Format::Raw => {
+                let (extents, size) = self.with_disk(tools, &layers, Some(self.spec.size), disk::layout)?;
+                let (extents, size) = if format == Format::Qcow2 { qcow2::layout(&extents, size)? } else { (extents, size) };
+                extent::write(&new, &extents, size)
+            }
         };
-        let new = path.with_extension(format!("{}.new", format.as_str()));
         // A damaged layer must not reach a disk: its digest is checked while the other core hashes and copies.
         let digest = std::thread::scope(|scope| {
             let check = scope.spawn(|| layers.iter().try_for_each(|layer| self.store.verify(&layer.digest)));
-            let digest = extent::write(&new, &extents, size)?;
+            let digest = write()?;
             check.join().map_err(|_| Error::new("checking layers panicked"))??;
             Ok::<_, Error>(digest)
         });

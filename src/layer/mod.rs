@@ -4,7 +4,8 @@
 //! `deb` reading packages · `order` and `root` laying them down and configuring them · `rpm` the same for that backend ·
 //! `configure` work of maintainer
 //! scripts that is done once · `accounts` their users' numbers · `sandbox` where foreign programs run ·
-//! `scratch` where roots are built · `mounted` stored layers to read from · `erofs` the stored form · `erofs_writer` that of a seed.
+//! `scratch` where roots are built · `mounted` stored layers to read from · `merge` layers to the one root that they are · `gzip` on every
+//! core · `erofs` the stored form · `erofs_writer` that of a seed.
 //! What must hold: equal inputs give equal streams; nothing of the build machine (clock, users, names,
 //! order of directories) reaches a tree; nothing outside the root is written.
 
@@ -13,6 +14,8 @@ pub mod configure;
 pub mod deb;
 pub mod erofs;
 pub mod erofs_writer;
+pub mod gzip;
+pub mod merge;
 pub mod mounted;
 pub mod order;
 pub mod root;

@@ -159,6 +159,16 @@ impl Tree {
         self.0.get(path)
     }
 
+    /// The tree of these entries; each one's directory must be among them.
+    pub(super) fn from_entries(entries: BTreeMap<RelPath, Entry>) -> Self {
+        Self(entries)
+    }
+
+    /// Its entries.
+    pub(super) fn into_entries(self) -> BTreeMap<RelPath, Entry> {
+        self.0
+    }
+
     /// How many entries there are, the root included.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -43,6 +43,18 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// `ostack-node fill ROOT OWN`: fills the files of a root that an installer has made of packages or of an archive. `own` has the node's
+/// own files once more. The values come as JSON by standard input, so that they are in no file but those that they are for.
+///
+/// # Errors
+/// As [`fill`]'s, or standard input has something else.
+pub fn run_in(root: &Path, own: &Path) -> Result<()> {
+    let values = std::io::read_to_string(std::io::stdin()).doing(|| "reading standard input")?;
+    // serde's message could quote a value.
+    let values = serde_json::from_str(&values).map_err(|_| Error::new("standard input has no values of secrets"))?;
+    fill(&[own.to_path_buf(), root.to_path_buf()], root, &values).map(|_| ())
+}
+
 /// The values that the seed brought.
 ///
 /// # Errors

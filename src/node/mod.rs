@@ -35,7 +35,7 @@ const SELF: &str = "/proc/self/exe";
 /// The program's entry: `args` begin with the program's name. Gives the exit code.
 ///
 /// As pid 1 it boots. As `modprobe` it serves the kernel's requests. Else: `report`; `activate`, which puts secrets into files
-/// again; `steps [--listen ADDRESS:PORT]`, the engine; `apply STEP`; `status [--json]`, how far it is; `recover --exclude NODE
+/// again; `fill ROOT OWN`, which does so in a root that another installer has made; `steps [--listen ADDRESS:PORT]`, the engine; `apply STEP`; `status [--json]`, how far it is; `recover --exclude NODE
 /// --accept-loss`, an operator's word that nobody is to wait for a node; or `in ROOT PROGRAM ARGS…`, which runs a program inside a
 /// root.
 pub fn main(args: &[OsString]) -> i32 {
@@ -48,6 +48,7 @@ pub fn main(args: &[OsString]) -> i32 {
         [_, rest @ ..] if name == "modprobe" => modules::modprobe(rest),
         [_, "report"] => report::run(),
         [_, "activate"] => activate::run(),
+        [_, "fill", root, own] => activate::run_in(Path::new(root), Path::new(own)),
         [_, "steps"] => steps::run(None),
         [_, "steps", "--listen", at] => steps::run(Some(at)),
         [_, "status"] => steps::show(false),

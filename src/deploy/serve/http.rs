@@ -7,11 +7,12 @@
 //!         GET  /…                    a file of the tree
 //! https   GET  /v1/armed/NODE        what is wanted of it; 404 while it is not expected
 //!         POST /v1/seed/NODE         the seed, for the claim in the body; 409 if another machine has it
+//!         POST /v1/secrets/NODE      only what is secret of it, for other installers
 //!         POST /v1/done/NODE         the machine with the claim in the body is installed
 //! ```
 
 use super::files::{self, Content, Mapping, Sending};
-use super::hub::{BUNDLE, Given, Hub};
+use super::hub::{BUNDLE, Given, Hub, Part};
 use crate::base::error::Error;
 use crate::deploy::netboot::DISK;
 use crate::model::install::{INSTALL_ARGUMENT, Kind, Progress};
@@ -71,8 +72,8 @@ pub async fn secure(hub: Arc<Hub>, request: Request<Incoming>) -> Answer {
             Ok(None) => Err((StatusCode::NOT_FOUND, format!("{node} is not expected"))),
             Err(error) => Err(broken(error)),
         },
-        (&Method::POST, "seed") => match claim(request).await {
-            Ok(claim) => seed(hub, node.to_string(), claim).await,
+        (&Method::POST, "seed" | "secrets") => match claim(request).await {
+            Ok(claim) => seed(hub, node.to_string(), if what == "seed" { Part::All } else { Part::Secrets }, claim).await,
             Err(refusal) => Err(refusal),
         },
         (&Method::POST, "done") => match claim(request).await {
@@ -88,9 +89,9 @@ pub async fn secure(hub: Arc<Hub>, request: Request<Incoming>) -> Answer {
     answer.unwrap_or_else(refused)
 }
 
-async fn seed(hub: Arc<Hub>, node: String, claim: String) -> Result<Answer, Refusal> {
+async fn seed(hub: Arc<Hub>, node: String, part: Part, claim: String) -> Result<Answer, Refusal> {
     let name = node.clone();
-    let given = tokio::task::spawn_blocking(move || hub.seed(&name, &claim)).await;
+    let given = tokio::task::spawn_blocking(move || hub.seed(&name, part, &claim)).await;
     match given.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?.map_err(broken)? {
         Given::Seed(seed) => Ok(with(StatusCode::OK, "application/octet-stream", Content::of(seed))),
         Given::Unexpected => Err((StatusCode::NOT_FOUND, format!("{node} is not expected"))),

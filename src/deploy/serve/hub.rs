@@ -19,8 +19,17 @@ const LINES: usize = 50;
 /// A speed is that of about so long.
 const WINDOW: Duration = Duration::from_secs(3);
 
-/// Makes a node's seed.
-pub type Seeds = Box<dyn Fn(&str) -> Result<Vec<u8>> + Send + Sync>;
+/// Makes a node's seed, or one part of it.
+pub type Seeds = Box<dyn Fn(&str, Part) -> Result<Vec<u8>> + Send + Sync>;
+
+/// How much of a seed a machine needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The volume that makes an image a node.
+    All,
+    /// The values of its secrets, as JSON: a node that another installer makes has the rest already.
+    Secrets,
+}
 
 /// A node as the page shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -127,14 +136,14 @@ impl Hub {
     ///
     /// # Errors
     /// It cannot be made, or the folder cannot be written.
-    pub fn seed(&self, node: &str, claim: &str) -> Result<Given> {
+    pub fn seed(&self, node: &str, part: Part, claim: &str) -> Result<Given> {
         let seeds = self.seeds.as_ref().ok_or_else(|| Error::new("this server has no secrets"))?;
         let _turn = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         if self.arming.get(node)?.is_none() {
             return Ok(Given::Unexpected);
         }
         // Made before it is claimed: a seed that cannot be made is nobody's.
-        let seed = seeds(node)?;
+        let seed = seeds(node, part)?;
         if !self.arming.claim(node, claim)? {
             self.arming.note(node, "refused", "a second machine asked for its seed")?;
             return Ok(Given::Taken);
@@ -245,7 +254,7 @@ mod tests {
     fn hub() -> (tempfile::TempDir, Hub) {
         let folder = tempfile::tempdir().unwrap();
         let node = |name: &str| Known { name: name.into(), role: "controller".into(), mac: None };
-        let seeds: Seeds = Box::new(|node| Ok(format!("the seed of {node}").into_bytes()));
+        let seeds: Seeds = Box::new(|node, part| Ok(format!("{part:?} of the seed of {node}").into_bytes()));
         let arming = Arming::new(&folder.path().join("state"));
         let nodes = vec![node("controller01"), node("controller02")];
         let hub = Hub::new("guide".into(), nodes, folder.path().join("tree"), arming, Some(seeds));
@@ -283,14 +292,17 @@ mod tests {
     #[test]
     fn a_seed_is_given_to_one_machine_until_the_node_is_armed_anew() {
         let (_folder, hub) = hub();
-        let given = |claim: &str| match hub.seed("controller01", claim).unwrap() {
+        let given = |claim: &str| match hub.seed("controller01", Part::All, claim).unwrap() {
             Given::Seed(bytes) => String::from_utf8(bytes).unwrap(),
             Given::Unexpected => "unexpected".into(),
             Given::Taken => "taken".into(),
         };
         assert_eq!(given("a"), "unexpected");
         hub.arming.arm("controller01", false).unwrap();
-        assert_eq!([given("a"), given("b"), given("a")], ["the seed of controller01", "taken", "the seed of controller01"]);
+        assert_eq!(
+            [given("a"), given("b"), given("a")],
+            ["All of the seed of controller01", "taken", "All of the seed of controller01"]
+        );
         assert!(!hub.done("controller01", "b").unwrap());
         assert!(hub.done("controller01", "a").unwrap());
         assert_eq!(given("a"), "unexpected");

@@ -10,7 +10,7 @@ mod files;
 mod http;
 mod hub;
 
-pub use hub::{Hub, Known, Seeds};
+pub use hub::{Hub, Known, Part, Seeds};
 
 use crate::base::error::{Context, Error, Result};
 use files::{Direct, Sending};
@@ -99,7 +99,8 @@ fn acceptor(secure: &Secure) -> Result<TlsAcceptor> {
 
 fn server() -> http1::Builder {
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    // Boot loaders compare names of headers with the capitals that they know (GRUB by UEFI's HTTP looks for Content-Length).
+    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).title_case_headers(true);
     server
 }
 
