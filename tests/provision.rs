@@ -137,6 +137,12 @@ fn by_bios_a_blank_machine_becomes_its_node_is_reimaged_with_its_state_and_survi
     let project = project();
     within(&format!("{SERVER}/16"), || {
         let _server = serve(project, "bios", &["--dhcp", BRIDGE]);
+        // Power off and on; and how much the console has shown until then.
+        let power_cycled = |machine: Machine| {
+            let seen = machine.console().len();
+            drop(machine);
+            (self::machine(project, "storage01", Firmware::Bios, Start::Network), seen)
+        };
         arm(project, "storage01", &[]);
         let mut first = machine(project, "storage01", Firmware::Bios, Start::Network);
         let report = first.wait_for_report(1, PATIENCE).unwrap();
@@ -148,9 +154,8 @@ fn by_bios_a_blank_machine_becomes_its_node_is_reimaged_with_its_state_and_survi
         on_node(&first, "echo kept > /var/log/marker; sync");
 
         // Not expected any more, it starts from its disk.
-        let seen = first.console().len();
-        first.monitor("system_reset").unwrap();
-        let console = console_until(&first, seen, "ostack: starting storage01");
+        let (again, seen) = power_cycled(first);
+        let console = console_until(&again, seen, "ostack: starting storage01");
         assert!(console.contains("GRUB") && !console.contains("ostack: installer"), "{console}");
         assert_eq!(happened("storage01").len(), 7);
 
@@ -159,19 +164,17 @@ fn by_bios_a_blank_machine_becomes_its_node_is_reimaged_with_its_state_and_survi
         std::fs::write(project.join("site.toml"), site.replace("Asia/Shanghai", "Europe/Berlin")).unwrap();
         ostack(project).args(["netboot", "storage"]).run().unwrap();
         arm(project, "storage01", &[]);
-        let seen = first.console().len();
-        first.monitor("system_reset").unwrap();
-        let console = console_until(&first, seen, "ostack: starting storage01");
+        let (again, seen) = power_cycled(again);
+        let console = console_until(&again, seen, "ostack: starting storage01");
         assert!(console.contains("ostack: the state stays") && console.contains("ostack: state kept"), "{console}");
         assert!(!console.contains(&report.image), "{console}");
         assert_eq!(happened("storage01")[7..], ["armed", "looking", "writing", "seed", "seed", "done", "disarmed"]);
 
         // The power goes in the middle of writing: the machine begins again, and is given its seed.
         arm(project, "storage01", &[]);
-        first.monitor("system_reset").unwrap();
-        waits_for_stage(&first, "storage01", "writing");
-        drop(first);
-        let mut again = machine(project, "storage01", Firmware::Bios, Start::Network);
+        let (again, _) = power_cycled(again);
+        waits_for_stage(&again, "storage01", "writing");
+        let (mut again, _) = power_cycled(again);
         let last = again.wait_for_report(1, PATIENCE).unwrap();
         assert_eq!((last.state.as_str(), last.failed), ("running", Vec::new()));
         assert!(console.contains(&last.image), "{}\n{console}", last.image);
@@ -253,9 +256,10 @@ fn every_other_way_to_start_by_network_leads_to_the_installer_too() {
         }
         // Addresses come from somebody else.
         let site = std::fs::read_to_string(project.join("site.toml")).unwrap();
+        let server = format!("\nserver = \"{SERVER}\"\n");
         let folder = tempfile::tempdir().unwrap();
         let site_file = folder.path().join("site.toml");
-        std::fs::write(&site_file, site.replace("[provision]\n", "[provision]\ndhcp = \"proxy\"\n")).unwrap();
+        std::fs::write(&site_file, site.replace(&server, &format!("{server}dhcp = \"proxy\"\n"))).unwrap();
         let netboot = ["netboot", "storage", "--site"];
         let out = folder.path().join("out");
         ostack(project)
