@@ -118,7 +118,7 @@ fn by_uefi_a_node_comes_up_as_its_site_says_and_only_its_state_outlives_a_reboot
 
     on_node(&machine, "echo changed > /etc/motd; echo kept > /var/lib/etcd/marker; sync");
     let machine_id = on_node(&machine, "cat /etc/machine-id");
-    let host_keys = on_node(&machine, "ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null");
+    let host_keys = on_node(&machine, "ssh-keyscan -T 120 -t ed25519 127.0.0.1 2>/dev/null");
     assert!(host_keys.contains("ssh-ed25519"), "{host_keys}");
     // The agent's connection ends with the machine, so the answer is not waited for.
     let _ = Agent::connect(&machine.agent_socket(), PATIENCE).unwrap().shell("systemctl reboot --no-block");
@@ -127,7 +127,7 @@ fn by_uefi_a_node_comes_up_as_its_site_says_and_only_its_state_outlives_a_reboot
     assert_ne!(on_node(&machine, "cat /etc/motd"), "changed\n");
     assert_eq!(on_node(&machine, "cat /var/lib/etcd/marker"), "kept\n");
     assert_eq!(on_node(&machine, "cat /etc/machine-id"), machine_id);
-    assert_eq!(on_node(&machine, "ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null"), host_keys);
+    assert_eq!(on_node(&machine, "ssh-keyscan -T 120 -t ed25519 127.0.0.1 2>/dev/null"), host_keys);
 }
 
 /// `render --secrets` and the node agree on every file: content, mode and owner.

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 /// Enabled units that systemd has not started and does not call failed either, because something that they require is missing.
 const IDLE: &str = r#"
-for unit in $(find /etc/systemd/system/*.wants -name "*.service" -o -name "*.socket" -o -name "*.timer" | sed "s|.*/||"); do
-    eval "$(systemctl show --property=ActiveState,ConditionResult,Type,ExecMainStartTimestampMonotonic "$unit")"
+units=$(find /etc/systemd/system/*.wants -name "*.service" -o -name "*.socket" -o -name "*.timer" | sed "s|.*/||" | sort -u)
+systemctl show --property=Id,ActiveState,ConditionResult,Type,ExecMainStartTimestampMonotonic $units | awk 'BEGIN { RS = ""; FS = "\n" } {
+    split("", value)
+    for (line = 1; line <= NF; line++) { at = index($line, "="); value[substr($line, 1, at - 1)] = substr($line, at + 1) }
     # What has run and ended well has done its work.
-    [ "$ActiveState" != inactive ] || [ "$ConditionResult" = no ] || [ "$Type" = oneshot ] ||
-        [ "${ExecMainStartTimestampMonotonic:-0}" != 0 ] || echo "$unit"
-    unset Type ExecMainStartTimestampMonotonic
-done"#;
+    if (value["ActiveState"] == "inactive" && value["ConditionResult"] != "no" && value["Type"] != "oneshot" &&
+        value["ExecMainStartTimestampMonotonic"] + 0 == 0) print value["Id"]
+}'"#;
 
 /// A copy of the shipped project in a folder of this name among the tests' own, without what an earlier run has left there.
 pub fn shipped(name: &str) -> PathBuf {
