@@ -18,7 +18,7 @@ if [ "${1-}" != --inside ]; then
 fi
 turns=$2
 program=$PWD/target/x86_64-unknown-linux-gnu/release/ostack-image
-server=172.16.181.2 node=storage01 address=172.16.181.21 mac=52:54:00:b5:01:15
+server=172.16.181.2 address=172.16.181.21 mac=52:54:00:b5:01:15
 tmp=$(mktemp -d)
 memory=$(mktemp -d -p /dev/shm)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$tmp" "$memory"' EXIT
@@ -46,7 +46,7 @@ tree=$tmp/project/out/netboot
 end=$(python3 - "$tmp/project/out/storage.raw" <<'EOF'
 import os, sys
 file = os.open(sys.argv[1], os.O_RDONLY)
-end, at, partitions = 0, 0, 0
+end, at = 0, 0
 size = os.fstat(file).st_size
 while at < size:
     try:

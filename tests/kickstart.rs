@@ -6,12 +6,11 @@ mod harness;
 
 use harness::Test;
 use harness::network::within;
+use harness::server::{SERVER, serve};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-
-const SERVER: &str = "172.16.181.2";
 
 /// The shipped project for the guide's own release, with a server, a mirror, and its bundle.
 fn bundle(disk: &str) -> (Test, PathBuf) {
@@ -59,8 +58,7 @@ fn every_file_is_one_for_the_installers_of_rhel_7_and_9_and_10() {
     let nodes: Vec<PathBuf> =
         fs::read_dir(&bundle).unwrap().map(|entry| entry.unwrap().path().join("ks.cfg")).filter(|path| path.exists()).collect();
     assert_eq!(nodes.len(), 9);
-    let validate = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kickstart/validate.py");
-    let verdict = harness::python().arg(validate).args(&nodes).output().unwrap();
+    let verdict = harness::judge_kickstart(&nodes);
     assert_eq!((verdict.status.code(), text(&verdict.stdout), text(&verdict.stderr)), (Some(0), String::new(), String::new()));
 }
 
@@ -180,8 +178,7 @@ fn what_pre_writes_is_itself_valid() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("disk.ks");
     fs::write(&file, written).unwrap();
-    let validate = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kickstart/validate.py");
-    let verdict = harness::python().arg(validate).arg(&file).output().unwrap();
+    let verdict = harness::judge_kickstart(&[file]);
     assert_eq!((text(&verdict.stdout), text(&verdict.stderr)), (String::new(), String::new()));
 }
 
@@ -214,27 +211,11 @@ fn root(folder: &Path) -> PathBuf {
     root
 }
 
-/// `serve`, ended with the value.
-struct Server(std::process::Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
 /// Runs `%post` of controller01 in a root, with the bundle given out by `serve`, once `before` is done.
 fn post(test: &Test, bundle: &Path, root: &Path, before: impl FnOnce() + Send) -> Output {
     let script = script(bundle, "controller01", "%post");
     within(&format!("{SERVER}/16"), || {
-        let mut serve = test.command(["serve", "--release", "train-centos7"]);
-        let _server = Server(serve.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap());
-        let begin = std::time::Instant::now();
-        while std::net::TcpStream::connect((SERVER, 8080)).is_err() {
-            assert!(begin.elapsed().as_secs() < 30, "the server does not answer");
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        let _server = serve(test, &["--release", "train-centos7"], 8080);
         before();
         Command::new("sh").args(["-c", &script]).env("OSTACK_ROOT", root).env("OSTACK_TMP", root.join("tmp")).output().unwrap()
     })

@@ -220,16 +220,10 @@ fn from_a_medium_a_machine_without_network_becomes_its_node() {
     }
 }
 
-/// The settings of the tree for dnsmasq, changed, for one that is not `serve`'s.
-fn dnsmasq(project: &Path, name: &str, change: impl Fn(&str) -> String) -> Dnsmasq {
-    let tree = project.join("out/netboot");
-    let text = change(&std::fs::read_to_string(tree.join("dnsmasq.conf")).unwrap());
-    dnsmasq_with(project, name, &(text + &format!("tftp-root={}\n", tree.display())))
-}
-
-fn dnsmasq_with(project: &Path, name: &str, settings: &str) -> Dnsmasq {
+/// dnsmasq with these settings, which is not `serve`'s; what it gives out by TFTP is the tree.
+fn dnsmasq(project: &Path, name: &str, settings: &str) -> Dnsmasq {
     let file = project.join(format!("{name}.conf"));
-    std::fs::write(&file, settings).unwrap();
+    std::fs::write(&file, format!("{settings}tftp-root={}\n", project.join("out/netboot").display())).unwrap();
     let args = ["--keep-in-foreground", "--pid-file=", "--log-facility=-", "--leasefile-ro", "--user=root"];
     let tool = Tool::new("dnsmasq").args(args).arg(format!("--conf-file={}", file.display()));
     Dnsmasq(tool.start(&project.join(format!("{name}.dnsmasq.log"))).unwrap())
@@ -256,17 +250,16 @@ fn every_other_way_to_start_by_network_leads_to_the_installer_too() {
     within(&format!("{SERVER}/16"), || {
         let _server = serve(project, "ways", &[]);
         arm(project, "storage03", &[]);
+        let own = std::fs::read_to_string(project.join("out/netboot/dnsmasq.conf")).unwrap();
         {
-            let _dnsmasq = dnsmasq(project, "http", str::to_string);
+            let _dnsmasq = dnsmasq(project, "http", &own);
             starts_the_installer(project, "http", Firmware::Uefi, Start::Firmware(Protocol::Http));
         }
         {
             // The card's ROM is told to start pxelinux, as one would be that is no iPXE.
-            let pxelinux = |text: &str| {
-                let own = text.lines().filter(|line| !line.starts_with("dhcp-userclass=")).map(|line| format!("{line}\n"));
-                own.collect::<String>().replace("undionly.kpxe", "lpxelinux.0")
-            };
-            let _dnsmasq = dnsmasq(project, "pxelinux", pxelinux);
+            let others = own.lines().filter(|line| !line.starts_with("dhcp-userclass=")).map(|line| format!("{line}\n"));
+            let pxelinux = others.collect::<String>().replace("undionly.kpxe", "lpxelinux.0");
+            let _dnsmasq = dnsmasq(project, "pxelinux", &pxelinux);
             starts_the_installer(project, "pxelinux", Firmware::Bios, Start::Network);
         }
         // Addresses come from somebody else.
@@ -275,10 +268,9 @@ fn every_other_way_to_start_by_network_leads_to_the_installer_too() {
         let folder = tempfile::tempdir().unwrap();
         let site_file = folder.path().join("site.toml");
         std::fs::write(&site_file, site.replace(&server, &format!("{server}dhcp = \"proxy\"\n"))).unwrap();
-        let netboot = ["netboot", "storage", "--site"];
         let out = folder.path().join("out");
         ostack(project)
-            .args(netboot)
+            .args(["netboot", "storage", "--site"])
             .arg(&site_file)
             .arg("--secrets")
             .arg(project.join("secrets.age"))
@@ -287,10 +279,10 @@ fn every_other_way_to_start_by_network_leads_to_the_installer_too() {
             .run()
             .unwrap();
         let settings = std::fs::read_to_string(out.join("netboot/dnsmasq.conf")).unwrap();
-        let _proxy = dnsmasq(project, "proxy", |_| settings.clone());
+        let _proxy = dnsmasq(project, "proxy", &settings);
         let log = project.to_path_buf();
         let _addresses = Beside::new("172.16.181.3/16", move || {
-            dnsmasq_with(&log, "addresses", "port=0\ndhcp-range=172.16.181.200,172.16.181.250,255.255.0.0\ndhcp-authoritative\n")
+            dnsmasq(&log, "addresses", "port=0\ndhcp-range=172.16.181.200,172.16.181.250,255.255.0.0\ndhcp-authoritative\n")
         });
         starts_the_installer(project, "proxy", Firmware::Bios, Start::Network);
     });

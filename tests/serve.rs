@@ -4,12 +4,12 @@ mod harness;
 
 use harness::Test;
 use harness::network::within;
+use harness::server::{self, SERVER, Server};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const SERVER: &str = "172.16.181.2";
 const PASSPHRASE: &str = "a passphrase of the test";
 
 /// The shipped project with a server and secrets, and a tree with one file and one node's script.
@@ -33,29 +33,8 @@ fn project() -> Test {
     test.write("out/netboot/SHA256SUMS", sums)
 }
 
-/// The server, ended with the value.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
 fn serve(test: &Test) -> Server {
-    serve_with(test, &[])
-}
-
-fn serve_with(test: &Test, args: &[&str]) -> Server {
-    let mut command = test.command([&["serve"], args].concat());
-    let server = Server(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap());
-    let begin = Instant::now();
-    while std::net::TcpStream::connect((SERVER, 8443)).is_err() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "the server does not answer");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    server
+    server::serve(test, &[], 8443)
 }
 
 /// What curl says: the status, then the body.
@@ -245,7 +224,7 @@ fn dnsmasq_ends_with_the_server_even_one_that_was_killed() {
     let settings = "port=0\ndhcp-range=172.16.0.0,static,255.255.0.0,5m\n";
     let test = project().write("out/netboot/dnsmasq.conf", settings);
     within(&format!("{SERVER}/16"), || {
-        let mut server = serve_with(&test, &["--dhcp", harness::network::BRIDGE]);
+        let mut server = server::serve(&test, &["--dhcp", harness::network::BRIDGE], 8443);
         let dnsmasq = children(server.0.id());
         let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         assert_eq!(dnsmasq.iter().map(name).collect::<Vec<_>>(), ["dnsmasq\n"]);

@@ -1,7 +1,7 @@
 //! `ostack-image build`: what is missing of a role's image, and its artifacts.
 
 use super::report::Steps;
-use super::session::{RoleFiles, Session};
+use super::session::{RoleFiles, Session, write_lock};
 use super::{Global, check, fetch, media, plan, print_json, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::name::Role;
@@ -84,9 +84,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     } else {
         session.mirrors()?;
     }
-    scratch::leave_host_mounts()?;
-    let write_lock = store.lock()?;
-    store.empty_scratch(&write_lock)?;
+    let write_lock = write_lock(&store)?;
     let mut results = Vec::new();
     for role in roles {
         let begin = Instant::now();

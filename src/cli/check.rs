@@ -2,12 +2,11 @@
 
 use super::build::Work;
 use super::report::Steps;
-use super::session::{RoleFiles, Session};
+use super::session::{RoleFiles, Session, write_lock};
 use super::{Global, print_json};
 use crate::base::error::{Error, Place, Result};
 use crate::base::name::Role;
 use crate::image::check::Judged;
-use crate::layer::scratch;
 use crate::plan::RolePlan;
 use crate::plan::checks::CheckStep;
 use clap::Args;
@@ -32,9 +31,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         session.mirrors()?;
     }
     let store = session.store()?;
-    scratch::leave_host_mounts()?;
-    let write_lock = store.lock()?;
-    store.empty_scratch(&write_lock)?;
+    let write_lock = write_lock(&store)?;
     let mut results = Vec::new();
     let mut failed = Ok(());
     for role in roles {

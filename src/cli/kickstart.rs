@@ -2,13 +2,13 @@
 
 use super::build::{self, Work, node_program};
 use super::report::Steps;
-use super::session::Session;
+use super::session::{Session, write_lock};
 use super::{Global, netboot, print_json, unlock};
 use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, Role};
 use crate::deploy::kickstart::{Bundle, PROGRAM, RoleParts, Written, not_for};
+use crate::deploy::serve::BUNDLE;
 use crate::image::artifact::{Artifact, Format, Maker};
-use crate::layer::scratch;
 use crate::lock::ReleaseLock;
 use crate::model::placeholder::LISTS;
 use crate::model::release::{Backend, User};
@@ -19,6 +19,7 @@ use crate::secrets::Held;
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// What yum gives a repository that says nothing, and what a release's priorities are of.
 const USUAL: (u32, u32) = (1000, 99);
@@ -124,12 +125,15 @@ fn write(global: &Global, session: &Session, nodes: &[&Node], liveimg: bool, hel
         let mut of_nodes = planner.nodes();
         for node in of_role {
             let own = bundle.archive(node.name.as_str(), &of_nodes.plan(node)?)?;
-            let mut all = archives.clone();
-            all.push(own.clone());
-            bundle.node(node, &parts, &own, &all)?;
+            bundle.node(node, &parts, &archives, &own)?;
         }
     }
-    bundle.write(&session.out.join("kickstart"), lock.is_some())
+    bundle.write(&folder(session), lock.is_some())
+}
+
+/// Where the bundle lies in the output folder.
+pub(super) fn folder(session: &Session) -> PathBuf {
+    session.out.join("kickstart")
 }
 
 /// The root of each role that these nodes have, built if need be.
@@ -137,9 +141,7 @@ fn roots(global: &Global, session: &Session, nodes: &[&Node]) -> Result<BTreeMap
     let spec = session.project.disk()?;
     let mut lock = session.release_lock()?;
     let store = session.store()?;
-    scratch::leave_host_mounts()?;
-    let write_lock = store.lock()?;
-    store.empty_scratch(&write_lock)?;
+    let write_lock = write_lock(&store)?;
     let mut roots = BTreeMap::new();
     for role in Role::ALL.into_iter().filter(|role| nodes.iter().any(|node| node.role == *role)) {
         let steps = Steps::new(global.verbose);
@@ -155,7 +157,6 @@ fn roots(global: &Global, session: &Session, nodes: &[&Node]) -> Result<BTreeMap
 /// What is the same for all templates.
 fn values(session: &Session, held: Option<&Held>) -> Result<Values> {
     let server = netboot::server(session, &session.project.netboot()?, held)?;
-    let door = server.secure.as_ref().map(|(port, authority)| (format!("https://{}:{port}", server.address), authority));
     let mirrors = session.mirrors()?;
     let mut repositories = Vec::new();
     for suite in &session.release.suites {
@@ -170,8 +171,8 @@ fn values(session: &Session, held: Option<&Held>) -> Result<Values> {
     let table = json!({
         "site": { "name": session.site.name, "release": session.release_name, "time_zone": session.site.time_zone },
         "server": {
-            "url": format!("http://{}:{}/kickstart", server.address, server.port),
-            "secure": door.as_ref().map(|(url, _)| url), "authority": door.as_ref().map(|(_, authority)| authority),
+            "url": format!("{}{BUNDLE}", server.url()),
+            "secure": server.door(), "authority": server.secure.as_ref().map(|(_, authority)| authority),
         },
         "program": PROGRAM, "lists": format!("/{LISTS}"),
         "network": { "netmask": network.subnet.netmask(), "gateway": network.gateway },

@@ -2,7 +2,7 @@
 
 use super::build::{self, Work};
 use super::report::Steps;
-use super::session::Session;
+use super::session::{Session, write_lock};
 use super::{Global, media, print_json, unlock};
 use crate::base::error::{Error, Result};
 use crate::base::name::Role;
@@ -10,7 +10,6 @@ use crate::deploy::describe::describe;
 use crate::deploy::netboot::{RoleImage, Server, Tree, Written};
 use crate::image::artifact::Maker;
 use crate::image::build::Watch;
-use crate::layer::scratch;
 use crate::model::netboot::NetbootSpec;
 use crate::model::site::{Dhcp, Provision};
 use crate::secrets::Held;
@@ -86,9 +85,7 @@ fn write(global: &Global, session: &Session, roles: &[Role], held: Option<&Held>
         session.plan(session.role(*role)?, &lock)?;
     }
     let store = session.store()?;
-    scratch::leave_host_mounts()?;
-    let write_lock = store.lock()?;
-    store.empty_scratch(&write_lock)?;
+    let write_lock = write_lock(&store)?;
     let mut images = Vec::new();
     let mut roots = None;
     for role in &roles {

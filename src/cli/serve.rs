@@ -2,7 +2,7 @@
 
 use super::netboot::{folder, provision};
 use super::session::{Session, locked};
-use super::{Global, unlock};
+use super::{Global, kickstart, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::tool::Tool;
@@ -17,8 +17,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The bundle's folder beside the tree.
-const KICKSTART: &str = "kickstart";
 /// The program, and the user that its package makes.
 const DNSMASQ: &str = "dnsmasq";
 
@@ -44,7 +42,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     session.warn();
     let provision = provision(&session)?.clone();
     let tree = std::path::absolute(folder(&session)).doing(|| "finding the tree")?;
-    let bundle = tree.with_file_name(KICKSTART);
+    let bundle = std::path::absolute(kickstart::folder(&session)).doing(|| "finding the bundle")?;
     // Either will do; both are whole.
     if !bundle.join(SUMS).exists() || options.dhcp.is_some() {
         fs::must_exist(&tree.join(SUMS), "the tree", "make it: ostack-image netboot")?;
@@ -76,7 +74,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let lock = session.release_lock_if_any()?;
     let dhcp = options.dhcp.as_deref().map(|interface| dnsmasq(&tree, interface, &state)).transpose()?;
     let seeds = held.map(|held| seeds(session, lock, held));
-    let hub = Hub::new(site, nodes, tree, Arming::new(&state), seeds);
+    let hub = Hub::new(site, nodes, tree, bundle, Arming::new(&state), seeds);
     let served = serve::run(hub, SocketAddr::new(address, provision.port), secure, || {
         println!("{url}");
         match door {

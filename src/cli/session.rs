@@ -3,6 +3,7 @@
 use super::Global;
 use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, Role, Word};
+use crate::layer::scratch;
 use crate::lock::mirror::Mirrors;
 use crate::lock::{Lock, LockedPackage, ReleaseLock};
 use crate::model::load::{LoadedOverlay, Project};
@@ -13,7 +14,7 @@ use crate::model::release::Release;
 use crate::model::site::Site;
 use crate::plan::secrets::Secrets;
 use crate::plan::{self, Inputs, Locked, Package, Planner, RolePlan};
-use crate::store::Store;
+use crate::store::{Store, WriteLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -140,15 +141,22 @@ impl Session {
 
     /// The release's lock, which must fit the recipes.
     pub fn release_lock(&self) -> Result<ReleaseLock> {
-        let lock = self.lock()?.release(&self.release_name).map_err(|error| error.at(&self.lock_file, None))?.clone();
+        self.release_of(&self.lock()?)
+    }
+
+    fn release_of(&self, lock: &Lock) -> Result<ReleaseLock> {
+        let lock = lock.release(&self.release_name).map_err(|error| error.at(&self.lock_file, None))?.clone();
         lock.check(&self.requested()?).map_err(|error| error.at(&self.lock_file, None))?;
         Ok(lock)
     }
 
     /// The release's lock, where the site has one of it.
     pub fn release_lock_if_any(&self) -> Result<Option<ReleaseLock>> {
-        let is_there = self.lock_file.exists() && self.lock()?.releases.contains_key(&self.release_name);
-        is_there.then(|| self.release_lock()).transpose()
+        if !self.lock_file.exists() {
+            return Ok(None);
+        }
+        let lock = self.lock()?;
+        lock.releases.contains_key(&self.release_name).then(|| self.release_of(&lock)).transpose()
     }
 
     /// A role made ready to plan.
@@ -202,4 +210,12 @@ pub(super) fn store_folder(named: Option<&Path>) -> Result<PathBuf> {
     let cache = cache
         .ok_or_else(|| Error::new("neither XDG_CACHE_HOME nor HOME says where the store is").next("name it with --store DIR"))?;
     Ok(cache.join("ostack-image/store"))
+}
+
+/// The right to write to the store, with nothing in its scratch folder. Mounts are this process's own from now on.
+pub fn write_lock(store: &Store) -> Result<WriteLock> {
+    scratch::leave_host_mounts()?;
+    let lock = store.lock()?;
+    store.empty_scratch(&lock)?;
+    Ok(lock)
 }

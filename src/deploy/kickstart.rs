@@ -16,6 +16,7 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::path::RelPath;
 use crate::image::artifact::Artifact;
+use crate::layer::gzip::Gzip;
 use crate::layer::tar;
 use crate::layer::tree::Tree;
 use crate::model::disk::bytes;
@@ -26,7 +27,6 @@ use crate::plan::PlannedState;
 use crate::plan::context::Values;
 use crate::plan::files::FileSet;
 use crate::plan::render::Templates;
-use flate2::{Compression, GzBuilder};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -134,8 +134,7 @@ impl<'a> Bundle<'a> {
         let leave = |path: &RelPath| self.spec.leave.contains(path);
         let files: FileSet =
             files.iter().filter(|(path, _)| !leave(path)).map(|(path, file)| (path.clone(), file.clone())).collect();
-        // No time and no name of a file in the head: the same files give the same bytes.
-        let mut packed = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
+        let mut packed = Gzip::new(Vec::new());
         // Folders that nobody declares belong to packages.
         tar::write(&Tree::of_files(&files, self.epoch).only(&files), &mut packed)?;
         let bytes = packed.finish().doing(|| format!("packing {name}"))?;
@@ -145,11 +144,12 @@ impl<'a> Bundle<'a> {
         Ok(Archive { name: name.to_string(), file, sha256, program: None })
     }
 
-    /// Adds a node's file. `archives` come in the order in which they are unpacked, the node's own, which is `own`, last of them.
+    /// Adds a node's file. `shared` come in the order in which they are unpacked, then the node's own.
     ///
     /// # Errors
     /// A template, with file and line.
-    pub fn node(&mut self, node: &Node, role: &RoleParts, own: &Archive, archives: &[Archive]) -> Result<()> {
+    pub fn node(&mut self, node: &Node, role: &RoleParts, shared: &[Archive], own: &Archive) -> Result<()> {
+        let archives: Vec<&Archive> = shared.iter().chain([own]).collect();
         let folder = Path::new(KICKSTART_TEMPLATES);
         let templates = Templates::parse(&self.spec.texts, folder)?;
         let hint = node.disk.as_ref();

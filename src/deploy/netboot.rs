@@ -58,6 +58,11 @@ impl Server {
     pub fn url(&self) -> String {
         format!("http://{}:{}", self.address, self.port)
     }
+
+    /// The URL of the door for secrets.
+    pub fn door(&self) -> Option<String> {
+        self.secure.as_ref().map(|(port, _)| format!("https://{}:{port}", self.address))
+    }
 }
 
 /// A role's image, ready to be installed.
@@ -198,7 +203,7 @@ impl Tree<'_> {
             site: self.site.name.to_string(),
             source: Source::Http {
                 base: self.server.url(),
-                secure: secure.map(|(port, _)| format!("https://{}:{port}", self.server.address)),
+                secure: self.server.door(),
                 authority: secure.map(|(_, authority)| authority.clone()),
             },
             machines: self.site.nodes.iter().map(|node| Machine::of(self.site, node)).collect(),

@@ -45,24 +45,18 @@ fn remove(tree: &mut BTreeMap<RelPath, Entry>, names: &mut BTreeMap<RelPath, Vec
     for path in &gone {
         let Some(entry) = tree.remove(path) else { continue };
         // Names that go as well have no entry any more when their turn comes.
-        let others = names.remove(path).unwrap_or_default();
-        let mut others = others
-            .into_iter()
-            .filter(|other| {
-                !gone.contains(other)
-                    && matches!(tree.get(other), Some(Entry { kind: Kind::HardLink(first), .. }) if first == path)
-            })
-            .collect::<Vec<_>>()
-            .into_iter();
-        let Some(heir) = others.next() else { continue };
-        let rest: Vec<RelPath> = others.collect();
-        for other in &rest {
+        let stays = |other: &RelPath| {
+            !gone.contains(other) && matches!(tree.get(other), Some(Entry { kind: Kind::HardLink(first), .. }) if first == path)
+        };
+        let others: Vec<RelPath> = names.remove(path).unwrap_or_default().into_iter().filter(stays).collect();
+        let Some((heir, rest)) = others.split_first() else { continue };
+        for other in rest {
             if let Some(link) = tree.get_mut(other) {
                 link.kind = Kind::HardLink(heir.clone());
             }
         }
         tree.insert(heir.clone(), entry);
-        names.insert(heir, rest);
+        names.insert(heir.clone(), rest.to_vec());
     }
 }
 

@@ -35,9 +35,9 @@ const SELF: &str = "/proc/self/exe";
 /// The program's entry: `args` begin with the program's name. Gives the exit code.
 ///
 /// As pid 1 it boots. As `modprobe` it serves the kernel's requests. Else: `report`; `activate`, which puts secrets into files
-/// again; `fill ROOT OWN`, which does so in a root that another installer has made; `steps [--listen ADDRESS:PORT]`, the engine; `apply STEP`; `status [--json]`, how far it is; `recover --exclude NODE
-/// --accept-loss`, an operator's word that nobody is to wait for a node; or `in ROOT PROGRAM ARGS…`, which runs a program inside a
-/// root.
+/// again; `fill ROOT OWN`, which does so in a root that another installer has made; `steps [--listen ADDRESS:PORT]`, the engine;
+/// `apply STEP`; `status [--json]`, how far it is; `recover --exclude NODE --accept-loss`, an operator's word that nobody is to wait
+/// for a node; or `in ROOT PROGRAM ARGS…`, which runs a program inside a root.
 pub fn main(args: &[OsString]) -> i32 {
     let words: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();

@@ -19,6 +19,7 @@ pub mod network;
 pub mod probe;
 pub mod role;
 pub mod rpm;
+pub mod server;
 pub mod store;
 pub mod table;
 
@@ -38,6 +39,12 @@ pub fn python() -> Command {
     let program = cache.join("ostack-image/python/bin/python");
     assert!(program.exists(), "{} is missing: run scripts/setup test", program.display());
     Command::new(program)
+}
+
+/// The judge of kickstart files, of these: it says nothing of valid ones.
+pub fn judge_kickstart(files: &[PathBuf]) -> Output {
+    let validate = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kickstart/validate.py");
+    python().arg(validate).args(files).output().unwrap()
 }
 
 /// A project folder, an own store beside it, and a command line.

@@ -82,8 +82,7 @@ pub enum Given {
 
 impl Hub {
     /// What a server knows at its start.
-    pub fn new(site: String, nodes: Vec<Known>, tree: PathBuf, arming: Arming, seeds: Option<Seeds>) -> Self {
-        let bundle = tree.with_file_name("kickstart");
+    pub fn new(site: String, nodes: Vec<Known>, tree: PathBuf, bundle: PathBuf, arming: Arming, seeds: Option<Seeds>) -> Self {
         Self { site, nodes, tree, bundle, arming, seeds, machines: Mutex::default(), claims: Mutex::default() }
     }
 
@@ -257,7 +256,7 @@ mod tests {
         let seeds: Seeds = Box::new(|node, part| Ok(format!("{part:?} of the seed of {node}").into_bytes()));
         let arming = Arming::new(&folder.path().join("state"));
         let nodes = vec![node("controller01"), node("controller02")];
-        let hub = Hub::new("guide".into(), nodes, folder.path().join("tree"), arming, Some(seeds));
+        let hub = Hub::new("guide".into(), nodes, folder.path().join("tree"), folder.path().join("bundle"), arming, Some(seeds));
         (folder, hub)
     }
 
@@ -317,7 +316,7 @@ mod tests {
         let (_folder, hub) = hub();
         hub.arming.arm("controller02", false).unwrap();
         hub.heard(progress(Stage::Done, 100, None), 7).unwrap();
-        let again = Hub::new("guide".into(), hub.nodes.clone(), hub.tree.clone(), hub.arming.clone(), None);
+        let again = Hub::new("guide".into(), hub.nodes.clone(), hub.tree.clone(), hub.bundle.clone(), hub.arming.clone(), None);
         let status = serde_json::to_value(again.status().unwrap()).unwrap();
         let stages: Vec<&str> = status["nodes"].as_array().unwrap().iter().map(|node| node["stage"].as_str().unwrap()).collect();
         assert_eq!(stages, ["done", "armed"]);

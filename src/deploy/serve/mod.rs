@@ -10,7 +10,7 @@ mod files;
 mod http;
 mod hub;
 
-pub use hub::{Hub, Known, Part, Seeds};
+pub use hub::{BUNDLE, Hub, Known, Part, Seeds};
 
 use crate::base::error::{Context, Error, Result};
 use files::{Direct, Sending};
