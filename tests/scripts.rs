@@ -31,6 +31,11 @@ fn haproxy_sends_clients_to_synced_members_only() {
 }
 
 #[test]
+fn a_database_that_hangs_on_its_way_into_the_cluster_is_started_again() {
+    passes("galera");
+}
+
+#[test]
 fn keystone_is_waited_for_while_it_cannot_answer_and_believed_when_it_does() {
     passes("catalog");
 }

@@ -206,9 +206,15 @@ impl Cloud {
         own.map(share).sum::<u64>() / 1024
     }
 
-    /// Waits until [`Self::ready`].
+    /// Waits until [`Self::ready`]. In vain, it also says what the nodes do instead.
     pub fn becomes_ready(&self, patience: Duration) -> Result<String, String> {
-        until(patience, || self.ready())
+        until(patience, || self.ready()).map_err(|words| {
+            let script = "systemctl status --no-pager --full --lines=12 --state=activating,reloading,deactivating | cut -c 1-200
+                systemctl status --no-pager --full --lines=0 ostack-steps | cut -c 1-200";
+            let busy = CONTROLLERS.into_iter().filter(|node| words.contains(&format!("\n{node}: ")));
+            let does = |node| format!("\n{node} does:\n{}", self.on(node, script).unwrap_or_else(|error| error));
+            words.clone() + &busy.map(does).collect::<String>()
+        })
     }
 }
 
