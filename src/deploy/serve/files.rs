@@ -6,6 +6,7 @@
 use crate::base::error::{Context, Result};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use memmap2::Mmap;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -165,16 +166,21 @@ impl AsyncWrite for Direct {
         let length = slices[0].len();
         loop {
             ready!(self.stream.poll_write_ready(task))?;
+            let mut sent = None;
             let send = || {
                 let mut from = offset;
-                rustix::fs::sendfile(&self.stream, &mapping.file, Some(&mut from), length).map_err(io::Error::from)
+                let count = rustix::fs::sendfile(&self.stream, &mapping.file, Some(&mut from), length)?;
+                sent = Some(count);
+                // Less than all of it: the connection's buffer is full, mostly. Another sendfile would take hold of 16 pages of
+                // the file before it says so; poll only looks.
+                if count < length && !has_room(&self.stream)? { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             };
-            match self.stream.try_io(Interest::WRITABLE, send) {
+            match (self.stream.try_io(Interest::WRITABLE, send), sent) {
                 // The file has become shorter than it was: nothing that the answer's length could still be true of.
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(count) => return Poll::Ready(Ok(count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                (_, Some(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                (_, Some(count)) => return Poll::Ready(Ok(count)),
+                (Err(error), None) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                (_, None) => {}
             }
         }
     }
@@ -190,6 +196,13 @@ impl AsyncWrite for Direct {
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(task)
     }
+}
+
+/// Whether a connection takes bytes now. Where it does not, the kernel will tell when it does.
+fn has_room(stream: &TcpStream) -> io::Result<bool> {
+    let mut connection = [PollFd::new(stream, PollFlags::OUT)];
+    rustix::event::poll(&mut connection, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(!connection[0].revents().is_empty())
 }
 
 /// The file of a tree that a request's path names; none for what is no such path, or a name with a dot in front.
