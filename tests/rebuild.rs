@@ -1,16 +1,17 @@
-//! What must not matter to a build: who builds where, what a killed build left, what a mirror has dropped.
+//! What must not matter to a build: who builds where, with root's power or without, what a killed build left, what a mirror has dropped.
 
 mod harness;
 
-use harness::leftovers;
 use harness::role::{lock, role};
+use harness::{PROGRAM, Test, leftovers};
 use ostack_image::base::digest::Digest;
 use ostack_image::lock::Lock;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -129,4 +130,78 @@ fn a_package_that_left_the_mirror_is_named_with_the_ways_out_and_relock_mends_it
     );
     assert!(said.contains(&expected), "{said}");
     assert_eq!(lock(&test).packages[&whole.name], whole);
+}
+
+/// A number that no account of this machine has.
+const USER: u32 = 47_113;
+
+/// An ordinary user, with a project of its own. The user is in a copy of /etc, which its processes see in the machine's place.
+struct User {
+    test: Test,
+    etc: PathBuf,
+}
+
+impl User {
+    fn new(subordinate: &str) -> Self {
+        let test = role().unbuilt();
+        let (etc, bin) = (test.folder().join("etc"), test.folder().join("bin"));
+        let copied = Command::new("cp").args(["-a", "/etc"]).arg(&etc).status().unwrap();
+        assert!(copied.success());
+        let accounts = fs::read_to_string("/etc/passwd").unwrap();
+        fs::write(etc.join("passwd"), format!("{accounts}somebody:x:{USER}:{USER}::/nonexistent:/bin/sh\n")).unwrap();
+        for file in ["subuid", "subgid"] {
+            fs::write(etc.join(file), subordinate).unwrap();
+        }
+        // The folder of the program under test may be root's alone.
+        fs::create_dir_all(&bin).unwrap();
+        for program in [Path::new(PROGRAM).to_path_buf(), Path::new(PROGRAM).with_file_name("ostack-node")] {
+            fs::copy(&program, bin.join(program.file_name().unwrap())).unwrap();
+        }
+        fs::create_dir_all(test.store()).unwrap();
+        for folder in [test.project(), test.store().to_path_buf(), bin] {
+            let given = Command::new("chown").args(["-R", &format!("{USER}:{USER}")]).arg(folder).status().unwrap();
+            assert!(given.success());
+        }
+        let given = Command::new("chown").arg(USER.to_string()).arg(test.folder()).status().unwrap();
+        assert!(given.success());
+        Self { test, etc }
+    }
+
+    /// Runs the program as the user, who has nothing of root's.
+    fn run(&self, args: &[&str]) -> Output {
+        let script = "mount --bind \"$1\" /etc && user=$2 && shift 2 && \
+                      exec setpriv --reuid $user --regid $user --clear-groups env -i PATH=/usr/bin:/bin HOME=/nonexistent \"$@\"";
+        let program = self.test.folder().join("bin/ostack-image");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(&self.etc).arg(USER.to_string()).arg(program).args(args);
+        command.arg("--store").arg(self.test.store()).current_dir(self.test.project()).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+}
+
+#[test]
+fn an_ordinary_user_builds_the_bytes_that_root_builds() {
+    let user = User::new(&format!("somebody:600000:30000\n{USER}:900000:65536\n"));
+    let output = user.run(&["build", "compute", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["layers"], role().json["layers"]);
+    assert_eq!(json["image"], role().json["image"]);
+    assert_eq!(json["artifacts"][0]["digest"], role().json["artifacts"][0]["digest"]);
+
+    // What it leaves is its own, and it can clean up.
+    let output = user.run(&["store", "gc"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read_dir(user.test.store().join("ostack/scratch")).unwrap().count(), 0);
+    assert_eq!(leftovers::of(user.test.folder()), Vec::<String>::new());
+}
+
+#[test]
+fn a_user_with_too_few_subordinate_ids_is_told_how_to_get_them() {
+    let user = User::new("somebody:600000:1000\n");
+    let output = user.run(&["build", "compute"]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = "error: building without root takes 65534 subordinate ids, and /etc/subuid gives somebody 1000\n  next: run as root, or \
+                 have root give them: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 somebody\n";
+    assert_eq!(String::from_utf8_lossy(&output.stderr), words);
 }

@@ -42,6 +42,37 @@ pub struct Ended {
     pub output: Output,
 }
 
+/// A program that waits for the word to begin. Without it, it ends with this value.
+pub struct Held {
+    child: std::process::Child,
+    line: String,
+    program: OsString,
+    package: Option<&'static str>,
+}
+
+impl Held {
+    /// Lets it run to its end.
+    ///
+    /// # Errors
+    /// The program is missing or its exit status is not 0.
+    pub fn go(mut self) -> Result<()> {
+        use std::io::Write;
+        // Whether it hears that, its end says.
+        let _ = self.child.stdin.take().map(|mut word| word.write_all(b"\n"));
+        let output = self.child.wait_with_output().map_err(|error| missing(&self.program, self.package, &error))?;
+        match output.status.code() {
+            Some(0) => Ok(()),
+            // So the shell says that there is none.
+            Some(127) => Err(missing(&self.program, self.package, &std::io::Error::from_raw_os_error(libc::ENOENT))),
+            code => {
+                let status = output.status.to_string();
+                let output = Output { stdout: output.stdout, stderr: output.stderr };
+                Err(failed(&self.line, &Ended { code, status, output }))
+            }
+        }
+    }
+}
+
 impl Output {
     /// The end of what it said, for an error's words: standard error, or standard output where that is empty, because some
     /// tools (dpkg among them) explain themselves there.
@@ -174,6 +205,21 @@ impl Tool {
         self.spawn(log, || Ok(rustix::process::setsid().map(|_| ())?)).map(|_| ())
     }
 
+    /// Starts a process that becomes the program when it is told to, and is none of this process's threads' business: what this
+    /// process does to itself meanwhile does not reach it.
+    ///
+    /// # Errors
+    /// No process can be started.
+    pub fn hold(self) -> Result<Held> {
+        use std::process::{Command, Stdio};
+        let line = self.command_line();
+        let mut command = Command::new("sh");
+        command.args(["-c", "read -r go && exec \"$@\"", "sh"]).arg(&self.program).args(&self.args).env_remove(PASSPHRASE);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().map_err(|error| missing(OsStr::new("sh"), None, &error))?;
+        Ok(Held { child, line, program: self.program, package: self.package })
+    }
+
     /// Starts the program and leaves it, with no output, and with an open file as standard input, which stays open as long as the program
     /// lives.
     ///
@@ -282,6 +328,29 @@ mod tests {
     #[test]
     fn a_failing_program_shows_its_command_line_and_its_last_words() {
         let error = Tool::new("sh").args(["-c", "echo 'no room' >&2; exit 3"]).run().err().unwrap();
+        assert_eq!(error.to_string(), "`sh -c 'echo '\\''no room'\\'' >&2; exit 3'` failed (exit status: 3):\nno room");
+    }
+
+    #[test]
+    fn a_held_program_begins_when_it_is_told_to_and_never_when_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = |name: &str| folder.path().join(name);
+        let forgotten = Tool::new("touch").arg(mark("forgotten")).hold().unwrap();
+        let told = Tool::new("touch").arg(mark("told")).hold().unwrap();
+        assert!(!mark("told").exists());
+        told.go().unwrap();
+        assert!(mark("told").exists());
+        let Held { mut child, .. } = forgotten;
+        drop(child.stdin.take());
+        assert!(!child.wait().unwrap().success());
+        assert!(!mark("forgotten").exists());
+    }
+
+    #[test]
+    fn a_held_program_that_is_missing_or_fails_says_so() {
+        let error = Tool::new("no-such-program").package("some-package").hold().unwrap().go().err().unwrap();
+        assert_eq!(error.remedy(), Some("install it: apt-get install some-package"));
+        let error = Tool::new("sh").args(["-c", "echo 'no room' >&2; exit 3"]).hold().unwrap().go().err().unwrap();
         assert_eq!(error.to_string(), "`sh -c 'echo '\\''no room'\\'' >&2; exit 3'` failed (exit status: 3):\nno room");
     }
 

@@ -1,5 +1,7 @@
 //! `ostack-image diff`: what changed between two images, packages and settings first.
 
+mod files;
+
 use super::inspect::layer_tree;
 use super::session::store_folder;
 use super::{Global, print_json};
@@ -26,6 +28,8 @@ struct Difference {
     b: String,
     packages: Vec<String>,
     settings: Vec<Setting>,
+    /// Files of packages that differ although the packages do not.
+    files: Vec<files::File>,
     layers: Vec<String>,
 }
 
@@ -42,10 +46,13 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         Some(b) => (manifest::read(&store, &options.a)?, manifest::read(&store, b)?),
         None => (manifest::read(&store, &format!("{}{PREVIOUS}", options.a))?, manifest::read(&store, &options.a)?),
     };
+    let packages = packages(&a.packages, &b.packages);
     let difference = Difference {
         a: a.manifest.digest.to_string(),
         b: b.manifest.digest.to_string(),
-        packages: packages(&a.packages, &b.packages),
+        // With other packages, other files are no news.
+        files: if packages.is_empty() { files::of_packages(&store, &a, &b)? } else { Vec::new() },
+        packages,
         settings: settings(&store, &a, &b)?,
         layers: layers(&a, &b),
     };
@@ -70,6 +77,15 @@ fn print(difference: &Difference) {
     for setting in &difference.settings {
         println!("  {} ({})", setting.path, setting.layer);
         for line in setting.change.lines() {
+            println!("    {line}");
+        }
+    }
+    if !difference.files.is_empty() {
+        println!("files: {} differ, of the same packages", difference.files.len());
+    }
+    for file in &difference.files {
+        println!("  {} ({})", file.path, file.origin);
+        for line in file.change.lines() {
             println!("    {line}");
         }
     }

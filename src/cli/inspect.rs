@@ -6,6 +6,7 @@ use crate::base::error::{Context, Error, Result};
 use crate::image::manifest::{self, Image};
 use crate::layer::erofs::Tools;
 use crate::layer::tree::{Kind, Tree};
+use crate::layer::user_namespace;
 use crate::store::Store;
 use clap::Args;
 use serde_json::{Value, json};
@@ -95,12 +96,13 @@ pub(super) fn layer_tree(store: &Store, image: &Image, name: &str) -> Result<(te
         let known: Vec<&str> = image.layers.iter().map(|layer| layer.name.as_str()).collect();
         return Err(Error::new(format!("the image has no layer `{name}`")).next(format!("use one of: {}", known.join(", "))));
     };
+    user_namespace::become_root()?;
     store.verify(&layer.blob.digest)?;
     let folder = tempfile::tempdir().doing(|| "creating a temporary folder")?;
     let root = folder.path().join("root");
     crate::base::fs::create_dir_all(&root)?;
     Tools { root: &any_tools(store)? }.extract_erofs(&store.path(&layer.blob.digest), &root)?;
-    let tree = Tree::settle(&root, i64::MAX)?;
+    let tree = Tree::settle(&root, None, i64::MAX)?;
     Ok((folder, tree))
 }
 

@@ -22,14 +22,14 @@ pub(super) fn write(store: &Store, layers: &[disk::Layer], file: &Path) -> Resul
     // What is unpacked has lost its file capabilities.
     let unpack = || {
         Err(Error::new("this kernel cannot mount a layer that is a file")
-            .next("make archives on Linux 6.12 or newer, with erofs"))
+            .next("make archives as root, on Linux 6.12 or newer with erofs"))
     };
     let mut mounted = Mounted::new(&store.scratch().join("archive"))?;
     let mut trees = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         let folder = mounted.layer(&number.to_string(), &layer.path, &unpack)?;
         // Their times are settled already.
-        trees.push(Tree::settle(&folder, i64::MAX)?);
+        trees.push(Tree::settle(&folder, None, i64::MAX)?);
     }
     let what = || format!("writing {}", file.display());
     let mut gzip = Gzip::new(Hasher::new(File::create(file).doing(what)?));

@@ -185,7 +185,7 @@ impl Builder<'_> {
                     let beside = ahead.then(|| scope.spawn(|| self.decompressed()));
                     let tree = self.timed("install base", || {
                         self.job(&tools, &files, self.store.pool(), &[], &self.release.users).build_base(&base_root)?;
-                        Tree::settle(&base_root, self.plan.epoch)
+                        Tree::settle(&base_root, None, self.plan.epoch)
                     })?;
                     if let Some(beside) = beside {
                         decompressed = Some(beside.join().map_err(|_| Error::new("decompressing packages panicked"))??);
@@ -252,7 +252,7 @@ impl Builder<'_> {
         })?;
         // Memory that the filesystem's writer can use.
         fs::remove_tree(&self.scratch.join("pool"))?;
-        let tree = Tree::settle(&upper, self.plan.epoch)?;
+        let tree = Tree::settle(&upper, Some(base_root), self.plan.epoch)?;
         self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)
     }
 

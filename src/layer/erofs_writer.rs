@@ -276,7 +276,7 @@ mod tests {
     /// What a directory has, as the writer's input would be.
     fn read(root: &Path) -> Tree {
         let mut tree = Tree::default();
-        for (path, entry) in Tree::settle(root, i64::MAX).unwrap().iter() {
+        for (path, entry) in Tree::settle(root, None, i64::MAX).unwrap().iter() {
             let kind = match &entry.kind {
                 Kind::File(Content::OnDisk(file, _)) => Kind::File(Content::Bytes(std::fs::read(file).unwrap())),
                 other => other.clone(),

@@ -1,11 +1,10 @@
 //! Layers: from packages and rendered files to read-only filesystems with a name.
 //!
-//! `tree` a root as a value · `tar` its canonical stream, whose sha256 is the layer's identity ·
+//! `tree` a root as a value · `marks` overlayfs's notes in one · `tar` its canonical stream, whose sha256 is the layer's identity ·
 //! `deb` reading packages · `order` and `root` laying them down and configuring them · `rpm` the same for that backend ·
-//! `configure` work of maintainer
-//! scripts that is done once · `accounts` their users' numbers · `sandbox` where foreign programs run ·
-//! `scratch` where roots are built · `mounted` stored layers to read from · `merge` layers to the one root that they are · `gzip` on every
-//! core · `erofs` the stored form · `erofs_writer` that of a seed.
+//! `configure` work of maintainer scripts that is done once · `accounts` their users' numbers · `sandbox` where foreign programs run ·
+//! `user_namespace` root for those who are not · `scratch` where roots are built · `mounted` stored layers to read from ·
+//! `merge` layers to the one root that they are · `gzip` on every core · `erofs` the stored form · `erofs_writer` that of a seed.
 //! What must hold: equal inputs give equal streams; nothing of the build machine (clock, users, names,
 //! order of directories) reaches a tree; nothing outside the root is written.
 
@@ -15,6 +14,7 @@ pub mod deb;
 pub mod erofs;
 pub mod erofs_writer;
 pub mod gzip;
+mod marks;
 pub mod merge;
 pub mod mounted;
 pub mod order;
@@ -24,3 +24,4 @@ pub mod sandbox;
 pub mod scratch;
 pub mod tar;
 pub mod tree;
+pub mod user_namespace;

@@ -9,20 +9,19 @@
 //! daemons that a maintainer script left running, because the death of pid 1 ends the namespace.
 
 mod account;
+mod mounts;
 mod network;
 
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::path::RelPath;
 use crate::base::tool::{Output, Tool};
-use rustix::fs::{FileType, MemfdFlags, Mode, memfd_create};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
-use std::ffi::CString;
 use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// The hidden verb of the command line that enters a sandbox.
@@ -311,83 +310,6 @@ fn ends_within(child: i32, seconds: u64) -> Result<bool> {
 }
 
 impl Sandbox {
-    fn mount_root(&self) -> Result<()> {
-        let root = &self.root;
-        match &self.overlay {
-            Some(Overlay { lower, upper, work }) => {
-                // In the options `:` and `,` separate, and a store's path may have either: so the folders are named
-                // from within the one that holds them all.
-                let folder = lower.last().and_then(|lowest| lowest.parent()).unwrap_or(Path::new("/"));
-                rustix::process::chdir(folder).doing(|| format!("entering {}", folder.display()))?;
-                let name = |path: &Path| path.strip_prefix(folder).unwrap_or(path).display().to_string();
-                // redirect_dir, index and metacopy would leave traces in the upper layer that only this mount understands.
-                let options = format!(
-                    "lowerdir={},upperdir={},workdir={},redirect_dir=off,index=off,metacopy=off,xino=off",
-                    lower.iter().map(|one| name(one)).collect::<Vec<_>>().join(":"),
-                    name(upper),
-                    name(work)
-                );
-                let options = CString::new(options).map_err(|_| Error::new("a path holds a NUL byte"))?;
-                mount("overlay", root, "overlay", MountFlags::empty(), Some(options.as_c_str()))
-                    .doing(|| format!("mounting an overlay at {}", root.display()))?;
-            }
-            None => mount_bind(root, root).doing(|| format!("mounting {}", root.display()))?,
-        }
-        self.mount_dev(&root.join("dev"))?;
-        for scratch in ["run", "tmp"] {
-            tmpfs(&root.join(scratch), if scratch == "tmp" { c"mode=1777" } else { c"mode=0755" })?;
-        }
-        if root.join("run/lock").parent().is_some_and(Path::exists) {
-            let _ = std::fs::create_dir(root.join("run/lock"));
-        }
-        for Bind { outside, inside, writable } in &self.binds {
-            let target = root.join(inside.strip_prefix("/").unwrap_or(inside));
-            let what = || format!("showing {} at {}", outside.display(), inside.display());
-            std::fs::create_dir_all(&target).doing(what)?;
-            mount_bind(outside, &target).doing(what)?;
-            if !writable {
-                rustix::mount::mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, c"").doing(what)?;
-            }
-        }
-        for (outside, inside) in &self.replaced {
-            let target = root.join(inside);
-            // A link would lead the mount to where it points to, which may be outside.
-            if std::fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file()) {
-                let what = || format!("showing {} in the place of /{}", outside.display(), inside.display());
-                mount_bind(outside, &target).doing(what)?;
-                rustix::mount::mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, c"").doing(what)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn mount_dev(&self, dev: &Path) -> Result<()> {
-        tmpfs(dev, c"mode=0755")?;
-        // Numbers: Linux's Documentation/admin-guide/devices.txt.
-        for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
-            let path = dev.join(name);
-            let what = || format!("making the device {}", path.display());
-            rustix::fs::mknodat(
-                rustix::fs::CWD,
-                &path,
-                FileType::CharacterDevice,
-                Mode::from_raw_mode(0o666),
-                rustix::fs::makedev(1, minor),
-            )
-            .doing(what)?;
-            rustix::fs::chmod(&path, Mode::from_raw_mode(0o666)).doing(what)?;
-        }
-        for (name, target) in
-            [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
-        {
-            symlink(target, dev.join(name)).doing(|| format!("linking /dev/{name}"))?;
-        }
-        for name in ["shm", "pts"] {
-            std::fs::create_dir(dev.join(name)).doing(|| format!("making /dev/{name}"))?;
-        }
-        tmpfs(&dev.join("shm"), c"mode=1777")
-    }
-
     /// Runs as pid 1 of the sandbox; comes back only with an error.
     fn exec(&self) -> Error {
         use std::os::unix::process::CommandExt;
@@ -421,10 +343,4 @@ impl Sandbox {
             .exec();
         Error::new(error).doing(format!("running `{program}`"))
     }
-}
-
-fn tmpfs(target: &Path, options: &std::ffi::CStr) -> Result<()> {
-    let what = || format!("mounting a tmpfs at {}", target.display());
-    std::fs::create_dir_all(target).doing(what)?;
-    mount("tmpfs", target, "tmpfs", MountFlags::empty(), Some(options)).doing(what)
 }

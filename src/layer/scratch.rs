@@ -2,20 +2,24 @@
 //!
 //! The memory is a tmpfs in a mount namespace of this process alone, so that the kernel frees it however the build ends.
 
+use super::user_namespace;
 use crate::base::error::{Context, Result};
 use crate::base::fs;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::fs::XattrFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::thread::UnshareFlags;
 use std::path::Path;
 
 /// Available memory from which on roots are built in memory: three times what the largest role unpacks to.
 const ENOUGH_KIB: u64 = 12 << 20;
 
-/// Leaves the host's mount namespace. To be called once, before the process has threads.
+/// Leaves the host's mount namespace; an ordinary user becomes root of a user namespace before. To be called once, before the process
+/// has threads.
 ///
 /// # Errors
-/// The caller is not root.
+/// The caller is not root and cannot become it.
 pub fn leave_host_mounts() -> Result<()> {
+    user_namespace::become_root()?;
     // SAFETY: the process has one thread and shares no file descriptors table.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
         .doing(|| "making a mount namespace")
@@ -34,6 +38,11 @@ pub fn prepare(folder: &Path) -> Result<bool> {
     }
     mount("tmpfs", folder, "tmpfs", MountFlags::empty(), Some(c"mode=0700,size=80%"))
         .doing(|| format!("mounting a tmpfs at {}", folder.display()))?;
+    // In a user namespace overlayfs keeps its notes in attributes that a tmpfs has since Linux 6.6.
+    if user_namespace::is_own()? && rustix::fs::setxattr(folder, c"user.ostack", b"", XattrFlags::empty()).is_err() {
+        unmount(folder, UnmountFlags::DETACH).doing(|| format!("unmounting {}", folder.display()))?;
+        return Ok(false);
+    }
     Ok(true)
 }
 

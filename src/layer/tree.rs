@@ -3,6 +3,7 @@
 //! Equal trees give equal tar streams and so equal digests. A tree comes from an overlay's rendered files or
 //! from a directory that package tools have filled ([`Tree::settle`]).
 
+use super::marks;
 use crate::base::error::{Context, Error, Result};
 use crate::base::path::RelPath;
 use crate::plan::files::{FileKind, FileSet};
@@ -181,12 +182,16 @@ impl Tree {
 
     /// Settles a directory that package tools have filled, and reads it: times later than `latest` become `latest`,
     /// because what the build itself wrote must not show its clock, and overlayfs's notes about lower layers go.
-    /// Its other marks (0:0 devices, `trusted.overlay.opaque`) become whiteouts and opaque directories.
+    /// Its other marks become whiteouts: 0:0 devices are some, and a directory that hides all that `lower` has in it gets one for each
+    /// (overlayfs makes every new directory such a one, whether there is anything to hide or not).
     /// The directory afterwards is what [`Tree::write_to`] would make of the tree.
     ///
     /// # Errors
     /// A path cannot be read or settled, is not UTF-8, or is a socket.
-    pub fn settle(root: &Path, latest: i64) -> Result<Self> {
+    pub fn settle(root: &Path, lower: Option<&Path>, latest: i64) -> Result<Self> {
+        if let Some(lower) = lower {
+            marks::spell_out(lower, root, latest)?;
+        }
         let mut tree = BTreeMap::new();
         let mut inodes: HashMap<(u64, u64), RelPath> = HashMap::new();
         // The walk's order is RelPath's own (a directory, then its entries by name), so a hard link points at the first of its names.
@@ -233,7 +238,7 @@ fn entry_of(
     let rdev = meta.rdev();
     let mut xattrs = xattrs(file)?;
     let kind = if kind.is_dir() {
-        Kind::Directory { opaque: xattrs.remove("trusted.overlay.opaque").is_some() }
+        Kind::Directory { opaque: marks::take_opaque(&mut xattrs) }
     } else if kind.is_symlink() {
         let target = std::fs::read_link(file).doing(|| format!("reading the link {path}"))?;
         Kind::Symlink(target.to_str().ok_or_else(|| Error::new(format!("the link {path} is not UTF-8")))?.to_string())
@@ -257,10 +262,10 @@ fn entry_of(
         return Err(Error::new(format!("{path} is a socket, which no layer can hold"))
             .next("name it under [clean] remove in the release's file"));
     };
-    for name in xattrs.keys().filter(|name| name.starts_with("trusted.overlay.")) {
+    for name in xattrs.keys().filter(|name| marks::is_note(name)) {
         rustix::fs::lremovexattr(file, name.as_str()).doing(|| format!("removing {name} of {path}"))?;
     }
-    xattrs.retain(|name, _| !name.starts_with("trusted.overlay."));
+    xattrs.retain(|name, _| !marks::is_note(name));
     if meta.mtime() > latest || (meta.mtime() == latest && meta.mtime_nsec() > 0) {
         set_mtime(file, latest).doing(|| format!("setting the time of {path}"))?;
     }

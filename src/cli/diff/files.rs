@@ -1,0 +1,184 @@
+//! Files of packages that differ between two images of the same packages: what a build let in that is not of its inputs.
+
+use super::super::inspect::layer_tree;
+use super::{bytes, change};
+use crate::base::error::Result;
+use crate::base::path::RelPath;
+use crate::image::manifest::Image;
+use crate::layer::tree::{Content, Entry, Kind, Tree};
+use crate::store::Store;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many lines of a text's change are shown.
+const LINES: usize = 10;
+
+/// A file that differs.
+#[derive(Serialize)]
+pub(super) struct File {
+    layer: String,
+    pub path: String,
+    /// Whose it is, in words.
+    pub origin: String,
+    /// How it differs, in words; several lines.
+    pub change: String,
+}
+
+/// The files that differ in layers of packages that both images have.
+pub(super) fn of_packages(store: &Store, a: &Image, b: &Image) -> Result<Vec<File>> {
+    let mut files = Vec::new();
+    for layer in a.layers.iter().filter(|layer| ["base", "packages"].contains(&layer.kind.as_str())) {
+        let other = b.layers.iter().find(|other| (&other.kind, &other.name) == (&layer.kind, &layer.name));
+        if other.is_none_or(|other| other.diff_id == layer.diff_id) {
+            continue;
+        }
+        let (_a, before) = layer_tree(store, a, &layer.name)?;
+        let (_b, after) = layer_tree(store, b, &layer.name)?;
+        files.extend(between(&layer.name, &before, &after)?);
+    }
+    Ok(files)
+}
+
+fn between(layer: &str, before: &Tree, after: &Tree) -> Result<Vec<File>> {
+    let owners = owners(after)?;
+    let paths: BTreeSet<&RelPath> = before.iter().chain(after.iter()).map(|(path, _)| path).collect();
+    let mut files = Vec::new();
+    for path in paths {
+        if let Some(change) = difference(before.get(path), after.get(path))? {
+            files.push(File { layer: layer.to_string(), path: path.to_string(), origin: origin(&owners, path), change });
+        }
+    }
+    Ok(files)
+}
+
+/// Everything that a layer's digest depends on.
+fn difference(before: Option<&Entry>, after: Option<&Entry>) -> Result<Option<String>> {
+    let mut lines: Vec<String> = change(before, after)?.into_iter().collect();
+    if let (Some(before), Some(after)) = (before, after) {
+        if let (Kind::File(old), Kind::File(new)) = (&before.kind, &after.kind)
+            && let Some(at) = first_difference(&bytes(old)?, &bytes(new)?)
+        {
+            if lines.concat().lines().count() > LINES {
+                lines.clear();
+            }
+            lines.push(format!("they differ from byte {at} on"));
+        }
+        if before.mtime != after.mtime {
+            lines.push(format!("time {} -> {}", before.mtime, after.mtime));
+        }
+        if before.xattrs != after.xattrs {
+            let names = |entry: &Entry| entry.xattrs.keys().cloned().collect::<Vec<_>>().join(" ");
+            lines.push(format!("attributes differ: {} -> {}", names(before), names(after)));
+        }
+    } else if lines.is_empty() && before.is_some() != after.is_some() {
+        lines.push(if before.is_some() { "removed" } else { "added" }.to_string());
+    }
+    Ok((!lines.is_empty()).then(|| lines.join("\n")))
+}
+
+/// The offset of the first byte that two texts have not in common; none where they are equal.
+fn first_difference(old: &[u8], new: &[u8]) -> Option<usize> {
+    let same = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+    (same < old.len().max(new.len())).then_some(same)
+}
+
+/// The packages that have a path, by dpkg's lists in a layer.
+fn owners(tree: &Tree) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let mut owners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, entry) in tree.iter() {
+        let name = path.as_str().strip_prefix("var/lib/dpkg/info/").and_then(|name| name.strip_suffix(".list"));
+        let (Some(name), Kind::File(content)) = (name, &entry.kind) else { continue };
+        let name = name.split(':').next().unwrap_or(name);
+        for line in list(content)?.lines() {
+            owners.entry(merged(line)).or_default().insert(name.to_string());
+        }
+    }
+    Ok(owners)
+}
+
+fn list(content: &Content) -> Result<String> {
+    Ok(String::from_utf8_lossy(&bytes(content)?).into_owned())
+}
+
+/// A path as a root has it whose `/bin`, `/lib` … are links: lists may say it as the package did.
+fn merged(path: &str) -> String {
+    let inside = path.trim_start_matches('/');
+    let old = ["bin", "sbin", "lib", "lib64", "lib32"];
+    if old.contains(&inside.split('/').next().unwrap_or_default()) { format!("usr/{inside}") } else { inside.to_string() }
+}
+
+/// Whose a path is; of one that no package has, whose the nearest directory is.
+fn origin(owners: &BTreeMap<String, BTreeSet<String>>, path: &RelPath) -> String {
+    let words = |names: &BTreeSet<String>| names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    if let Some(names) = owners.get(path.as_str()) {
+        return words(names);
+    }
+    let mut above = std::iter::successors(path.parent(), RelPath::parent);
+    match above.find_map(|folder| Some((folder.clone(), owners.get(folder.as_str())?))) {
+        Some((folder, names)) => format!("made by a script; {folder} is of {}", words(names)),
+        None => "made by a script".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[(&str, &[u8], i64)]) -> Tree {
+        let mut tree = Tree::new(0);
+        for (path, bytes, time) in files {
+            tree.insert(path.parse().unwrap(), Entry::new(Kind::File(Content::Bytes(bytes.to_vec())), 0o644, *time));
+        }
+        tree
+    }
+
+    #[test]
+    fn a_file_that_differs_is_named_with_its_package_and_its_bytes() {
+        let lists: &[(&str, &[u8], i64)] = &[
+            ("/var/lib/dpkg/info/pacemaker.list", b"/.\n/etc/pacemaker\n/lib/pacemaker/ids\n", 5),
+            ("/var/lib/dpkg/info/libc6:amd64.list", b"/usr/lib/x.so\n", 5),
+        ];
+        let before = tree(
+            &[
+                lists,
+                &[
+                    ("/etc/pacemaker/authkey", b"ab\xff\x01", 5),
+                    ("/usr/lib/x.so", b"x", 5),
+                    ("/usr/lib/pacemaker/ids", b"a\n", 5),
+                ],
+            ]
+            .concat(),
+        );
+        let after = tree(
+            &[
+                lists,
+                &[
+                    ("/etc/pacemaker/authkey", b"ab\xfe\x01", 5),
+                    ("/usr/lib/pacemaker/ids", b"b\n", 5),
+                    ("/opt/new", b"", 5),
+                    ("/usr/lib/x.so", b"x", 6),
+                ],
+            ]
+            .concat(),
+        );
+        let said: Vec<String> = between("packages", &before, &after)
+            .unwrap()
+            .iter()
+            .map(|file| format!("{} ({}): {}", file.path, file.origin, file.change.replace('\n', "; ")))
+            .collect();
+        let expected = [
+            "/etc/pacemaker/authkey (made by a script; /etc/pacemaker is of pacemaker): 4 -> 4 bytes; they differ from byte 2 on",
+            "/opt (made by a script): added",
+            "/opt/new (made by a script): added",
+            "/usr/lib/pacemaker/ids (pacemaker): - a; + b; they differ from byte 0 on",
+            "/usr/lib/x.so (libc6): time 5 -> 6",
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn equal_layers_have_no_files_that_differ() {
+        let one = tree(&[("/etc/motd", b"a", 5)]);
+        assert!(between("packages", &one, &one).unwrap().is_empty());
+    }
+}
