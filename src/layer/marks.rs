@@ -74,7 +74,6 @@ fn remove_opaque(folder: &Path) -> rustix::io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::base::path::RelPath;
     use crate::layer::tree::{Entry, Kind, Tree};
 
