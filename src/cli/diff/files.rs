@@ -5,7 +5,7 @@ use super::{bytes, change};
 use crate::base::error::Result;
 use crate::base::path::RelPath;
 use crate::image::manifest::Image;
-use crate::layer::tree::{Content, Entry, Kind, Tree};
+use crate::layer::tree::{Entry, Kind, Tree};
 use crate::store::Store;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,7 +55,9 @@ fn between(layer: &str, before: &Tree, after: &Tree) -> Result<Vec<File>> {
 fn difference(before: Option<&Entry>, after: Option<&Entry>) -> Result<Option<String>> {
     let mut lines: Vec<String> = change(before, after)?.into_iter().collect();
     if let (Some(before), Some(after)) = (before, after) {
-        if let (Kind::File(old), Kind::File(new)) = (&before.kind, &after.kind)
+        // Nearly all files are equal, and need no second look.
+        if !lines.is_empty()
+            && let (Kind::File(old), Kind::File(new)) = (&before.kind, &after.kind)
             && let Some(at) = first_difference(&bytes(old)?, &bytes(new)?)
         {
             if lines.concat().lines().count() > LINES {
@@ -89,15 +91,11 @@ fn owners(tree: &Tree) -> Result<BTreeMap<String, BTreeSet<String>>> {
         let name = path.as_str().strip_prefix("var/lib/dpkg/info/").and_then(|name| name.strip_suffix(".list"));
         let (Some(name), Kind::File(content)) = (name, &entry.kind) else { continue };
         let name = name.split(':').next().unwrap_or(name);
-        for line in list(content)?.lines() {
+        for line in String::from_utf8_lossy(&bytes(content)?).lines() {
             owners.entry(merged(line)).or_default().insert(name.to_string());
         }
     }
     Ok(owners)
-}
-
-fn list(content: &Content) -> Result<String> {
-    Ok(String::from_utf8_lossy(&bytes(content)?).into_owned())
 }
 
 /// A path as a root has it whose `/bin`, `/lib` … are links: lists may say it as the package did.
@@ -123,6 +121,7 @@ fn origin(owners: &BTreeMap<String, BTreeSet<String>>, path: &RelPath) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::tree::Content;
 
     fn tree(files: &[(&str, &[u8], i64)]) -> Tree {
         let mut tree = Tree::new(0);
