@@ -138,7 +138,7 @@ impl Work<'_> {
             eprintln!("  roots are built in memory");
         }
         let program = node_program()?;
-        let builder = self.builder(&plan, &program, &scratch_folder, memory);
+        let builder = self.builder(&plan, &program, &scratch_folder);
         let parts = builder.layers();
         if scratch_folder.exists() {
             // A mount of this process alone; the kernel would free it at the end, but the next role wants the memory.
@@ -150,12 +150,11 @@ impl Work<'_> {
         Ok((plan, parts, judged))
     }
 
-    pub fn builder<'b>(&'b self, plan: &'b RolePlan, program: &'b Path, scratch: &'b Path, memory: bool) -> Builder<'b> {
+    pub fn builder<'b>(&'b self, plan: &'b RolePlan, program: &'b Path, scratch: &'b Path) -> Builder<'b> {
         Builder {
             store: self.store,
             lock: self.write_lock,
             scratch,
-            decompress: memory,
             plan,
             release: &self.session.release,
             node_program: program,
@@ -195,7 +194,7 @@ pub(super) fn image(work: &Work<'_>, lock: &mut ReleaseLock) -> Result<(RolePlan
     report.refuse()?;
     let cached = parts.cached && judged.iter().all(|one| one.seconds.is_none());
     let program = node_program()?;
-    let image = work.builder(&plan, &program, &store.scratch(), false).image(parts)?;
+    let image = work.builder(&plan, &program, &store.scratch()).image(parts)?;
     store.put_last(&plan.image_name(), &plan::remembered(&plan::keys(&plan)?))?;
     Ok((plan, image, cached))
 }

@@ -33,7 +33,7 @@ pub(super) fn roots(work: &Work<'_>, plan: &RolePlan, lock: &mut ReleaseLock) ->
 /// The archive with the drivers that an installer has besides those of the role's initrd.
 pub(super) fn drivers(work: &Work<'_>, plan: &RolePlan) -> Result<Blob> {
     let program = build::node_program()?;
-    work.builder(plan, &program, &work.store.scratch().join("installer"), false).installer()
+    work.builder(plan, &program, &work.store.scratch().join("installer")).installer()
 }
 
 /// Writes the role's medium.

@@ -97,6 +97,11 @@ fn gc(global: &Global, store: &Store) -> Result<()> {
         count += 1;
         freed += size;
     }
+    for path in fs::sorted_dir(&store.unpacked())? {
+        let what = || format!("removing {}", path.display());
+        freed += path.metadata().doing(what)?.len();
+        std::fs::remove_file(&path).doing(what)?;
+    }
     if global.json {
         return print_json(&json!({ "removed": count, "bytes": freed }));
     }

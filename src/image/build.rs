@@ -9,6 +9,7 @@
 use super::check::{Checker, Judged};
 use super::initrd::{self, Initrd};
 use super::manifest::{self, Image, Layer};
+use super::unpacked;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
@@ -38,12 +39,6 @@ pub trait Watch: Sync {
 /// The base layer's name in an image; `base` is an overlay's.
 const SYSTEM: &str = "system";
 
-/// Packages in a folder of their own.
-struct Pool {
-    files: Vec<PackageFile>,
-    folder: PathBuf,
-}
-
 /// What an image is made of, in the store.
 pub struct Parts {
     layers: Vec<Layer>,
@@ -61,8 +56,6 @@ pub struct Builder<'a> {
     pub lock: &'a WriteLock,
     /// An empty folder for roots.
     pub scratch: &'a Path,
-    /// Whether it has room for decompressed packages beside the roots, at the speed of memory.
-    pub decompress: bool,
     /// What to build.
     pub plan: &'a RolePlan,
     /// The release it is planned for.
@@ -169,7 +162,7 @@ impl Builder<'_> {
         let tools = self.tools()?;
         let base_root = self.scratch.join("base");
         fs::create_dir_all(&base_root)?;
-        let mut decompressed = None;
+        let mut ahead = None;
         let base_tree = match &base {
             Some(record) => {
                 let blob = output(record, "layer")?;
@@ -178,17 +171,18 @@ impl Builder<'_> {
                 Tree::default()
             }
             None => {
-                let files = self.package_files(&self.plan.locked.base)?;
-                // dpkg works on one package at a time and leaves most of a core idle meanwhile.
-                let ahead = packages.is_none() && self.decompress && self.release.backend == Backend::Deb;
+                let files = self.package_files(&self.plan.locked.base, cores())?;
+                // Configuring works on one package at a time and leaves most of the other cores idle meanwhile.
                 std::thread::scope(|scope| -> Result<Tree> {
-                    let beside = ahead.then(|| scope.spawn(|| self.decompressed()));
+                    let others = std::cmp::max(1, cores() - 1);
+                    let beside =
+                        packages.is_none().then(|| scope.spawn(move || self.package_files(&self.plan.locked.role, others)));
                     let tree = self.timed("install base", || {
-                        self.job(&tools, &files, self.store.pool(), &[], &self.release.users).build_base(&base_root)?;
+                        self.job(&tools, &files, &[], &self.release.users).build_base(&base_root)?;
                         Tree::settle(&base_root, None, self.plan.epoch)
                     })?;
                     if let Some(beside) = beside {
-                        decompressed = Some(beside.join().map_err(|_| Error::new("decompressing packages panicked"))??);
+                        ahead = Some(beside.join().map_err(|_| Error::new("unpacking packages panicked"))??);
                     }
                     Ok(tree)
                 })?
@@ -210,7 +204,7 @@ impl Builder<'_> {
             });
             let packages = match packages {
                 Some(record) => Ok(record),
-                None => self.step(&self.plan.packages, || self.packages(&tools, &base_root, decompressed)),
+                None => self.step(&self.plan.packages, || self.packages(&tools, &base_root, ahead)),
             };
             let (base, boot) = beside.join().map_err(|_| Error::new("building the base layer panicked"))??;
             Ok((base, packages?, boot))
@@ -225,21 +219,19 @@ impl Builder<'_> {
         Ok(value)
     }
 
-    fn job<'a>(
-        &'a self,
-        tools: &'a Path,
-        packages: &'a [PackageFile],
-        pool: PathBuf,
-        debconf: &'a [String],
-        users: &'a [User],
-    ) -> Job<'a> {
-        Job { packages, users, pool, tools, scratch: self.scratch, release: self.release, debconf, epoch: self.plan.epoch }
+    fn job<'a>(&'a self, tools: &'a Path, packages: &'a [PackageFile], debconf: &'a [String], users: &'a [User]) -> Job<'a> {
+        let pool = match self.release.backend {
+            Backend::Deb => self.store.unpacked(),
+            Backend::Rpm => self.store.pool(),
+        };
+        let (scratch, release, epoch) = (self.scratch, self.release, self.plan.epoch);
+        Job { packages, users, pool, tools, scratch, release, debconf, epoch }
     }
 
-    fn packages(&self, tools: &Path, base_root: &Path, decompressed: Option<Pool>) -> Result<Record> {
-        let (files, pool) = match decompressed {
-            Some(Pool { files, folder }) => (files, folder),
-            None => (self.package_files(&self.plan.locked.role)?, self.store.pool()),
+    fn packages(&self, tools: &Path, base_root: &Path, ahead: Option<Vec<PackageFile>>) -> Result<Record> {
+        let files = match ahead {
+            Some(files) => files,
+            None => self.package_files(&self.plan.locked.role, cores())?,
         };
         let folder = |name: &str| -> Result<PathBuf> {
             let path = self.scratch.join(name);
@@ -248,47 +240,17 @@ impl Builder<'_> {
         };
         let (upper, work, mount) = (folder("packages")?, folder("work")?, folder("root")?);
         self.timed("install packages", || {
-            self.job(tools, &files, pool, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
+            self.job(tools, &files, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
         })?;
-        // Memory that the filesystem's writer can use.
-        fs::remove_tree(&self.scratch.join("pool"))?;
         let tree = Tree::settle(&upper, Some(base_root), self.plan.epoch)?;
         self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)
     }
 
-    /// The role's packages, checked, and decompressed into the scratch folder, largest first; one core is left for others.
-    fn decompressed(&self) -> Result<Pool> {
-        let mut packages = self.package_files(&self.plan.locked.role)?;
-        let folder = self.scratch.join("pool");
-        fs::create_dir_all(&folder)?;
-        let mut order: Vec<(u64, &PackageFile)> =
-            packages.iter().map(|package| (std::fs::metadata(&package.path).map_or(0, |meta| meta.len()), package)).collect();
-        order.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-        let queue = Mutex::new(order.into_iter());
-        let work = || -> Result<()> {
-            loop {
-                let next = queue.lock().map_err(|_| Error::new("decompressing packages panicked"))?.next();
-                let Some((_, package)) = next else { return Ok(()) };
-                deb::decompress(&package.path, &folder.join(package.digest.hex()))?;
-            }
-        };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| -> Result<()> {
-            let others: Vec<_> = (2..cores).map(|_| scope.spawn(work)).collect();
-            work()?;
-            for other in others {
-                other.join().map_err(|_| Error::new("decompressing packages panicked"))??;
-            }
-            Ok(())
-        })?;
-        for package in &mut packages {
-            package.path = folder.join(package.digest.hex());
-        }
-        Ok(Pool { files: packages, folder })
-    }
-
     /// The locked packages as files of the store, each checked against its digest: nothing unverified is unpacked.
-    fn package_files(&self, packages: &[Package]) -> Result<Vec<PackageFile>> {
+    fn package_files(&self, packages: &[Package], threads: usize) -> Result<Vec<PackageFile>> {
+        if self.release.backend == Backend::Deb {
+            return unpacked::unpacked(self.store, self.lock, packages, threads);
+        }
         let queue = Mutex::new(packages.iter());
         let check = || -> Result<()> {
             loop {
@@ -302,11 +264,7 @@ impl Builder<'_> {
             check()?;
             other.join().map_err(|_| Error::new("checking packages panicked"))?
         })?;
-        let file = |package: &Package| PackageFile {
-            name: package.name.to_string(),
-            digest: package.digest,
-            path: self.store.path(&package.digest),
-        };
+        let file = |package: &Package| PackageFile { name: package.name.to_string(), path: self.store.path(&package.digest) };
         Ok(packages.iter().map(file).collect())
     }
 
@@ -364,6 +322,10 @@ impl Builder<'_> {
             ..Record::default()
         })
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The version of the one kernel that a base has.

@@ -86,6 +86,28 @@ pub fn decompress(path: &Path, target: &Path) -> Result<()> {
     out.flush().doing(doing)
 }
 
+/// Where a member lies in a package that [`decompress`] has written.
+///
+/// # Errors
+/// The package is truncated, no Debian package, or the member is compressed.
+pub fn plain_member(package: &[u8], name: &str) -> Result<std::ops::Range<usize>> {
+    let Some(mut rest) = package.strip_prefix(AR_MAGIC.as_slice()) else { return Err(Error::new("it is no ar archive")) };
+    while let Some((header, body)) = rest.split_at_checked(AR_HEADER_BYTES) {
+        let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&header[range]).trim().to_string();
+        let size: usize = text(48..58).parse().map_err(|_| Error::new("it is no ar archive: a member has no size"))?;
+        if size > body.len() {
+            break;
+        }
+        if text(0..16) == name {
+            let start = package.len() - body.len();
+            return Ok(start..start + size);
+        }
+        // Members begin at even offsets.
+        rest = body.get(size + size % 2..).unwrap_or_default();
+    }
+    Err(Error::new(format!("it is truncated or compressed: no {name}")))
+}
+
 fn ar_header(name: &str, size: u64) -> Vec<u8> {
     format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{size:<10}`\n", 0, 0, 0, 100_644).into_bytes()
 }
@@ -121,7 +143,8 @@ fn member(path: &Path, prefix: &str) -> Result<Box<dyn Read + Send>> {
     }
 }
 
-fn parse_control(text: &str) -> Control {
+/// The fields of a control file.
+pub fn parse_control(text: &str) -> Control {
     let mut fields = Control::new();
     let mut last = String::new();
     for line in text.lines() {

@@ -1,7 +1,7 @@
 //! Layers: from packages and rendered files to read-only filesystems with a name.
 //!
 //! `tree` a root as a value · `marks` overlayfs's notes in one · `tar` its canonical stream, whose sha256 is the layer's identity ·
-//! `deb` reading packages · `order` and `root` laying them down and configuring them · `rpm` the same for that backend ·
+//! `deb` reading packages · `unpack` laying most of them down on every core · `order` and `root` laying them down and configuring them · `rpm` the same for that backend ·
 //! `configure` work of maintainer scripts that is done once · `accounts` their users' numbers · `sandbox` where foreign programs run ·
 //! `user_namespace` root for those who are not · `scratch` where roots are built · `mounted` stored layers to read from ·
 //! `merge` layers to the one root that they are · `gzip` on every core · `erofs` the stored form · `erofs_writer` that of a seed.
@@ -24,4 +24,5 @@ pub mod sandbox;
 pub mod scratch;
 pub mod tar;
 pub mod tree;
+pub mod unpack;
 pub mod user_namespace;

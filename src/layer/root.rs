@@ -1,4 +1,4 @@
-//! Lays packages down in a root and configures them: dpkg does both, inside the root, in a sandbox.
+//! Lays packages down in a root and configures them: `unpack` and dpkg do the one, dpkg the other, inside the root, in a sandbox.
 //! Packages of the backend rpm are `super::rpm`'s; what ends the work is the same for both.
 //!
 //! ```text
@@ -14,7 +14,8 @@ use super::configure::Helpers;
 use super::deb::{self, Control};
 use super::order::{self, Action};
 use super::sandbox::Sandbox;
-use crate::base::digest::Digest;
+use super::unpack::archive::Archive;
+use super::unpack::{self, Ground};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::model::release::{Release, User};
@@ -25,11 +26,19 @@ use std::path::{Path, PathBuf};
 pub struct PackageFile {
     /// Its name, for messages.
     pub name: String,
-    /// Its sha256.
-    pub digest: Digest,
-    /// Where it lies: a file named by its digest's digits, all in one folder.
+    /// Where it lies; all are in one folder. A Debian package's members are not compressed.
     pub path: PathBuf,
 }
+
+impl PackageFile {
+    /// Where programs in the root see it.
+    pub(super) fn inside(&self) -> String {
+        format!("{POOL}/{}", self.path.file_name().unwrap_or_default().to_string_lossy())
+    }
+}
+
+/// Where the sandbox shows the packages' folder.
+pub(super) const POOL: &str = "/run/ostack/pool";
 
 /// What a root is built from.
 pub struct Job<'a> {
@@ -85,7 +94,7 @@ impl Job<'_> {
         accounts::add(&sandbox, self.users, &self.release.groups)?;
         let rest: Vec<usize> = (0..controls.len()).filter(|one| !essential.contains(one)).collect();
         let rest_controls: Vec<Control> = rest.iter().map(|one| controls[*one].clone()).collect();
-        self.install(&sandbox, &helpers, &rest, &rest_controls)?;
+        self.install(&sandbox, &helpers, &mut Ground::new(root), &rest, &rest_controls)?;
         self.finish(&sandbox, root)
     }
 
@@ -106,7 +115,7 @@ impl Job<'_> {
         if !self.users.is_empty() {
             accounts::add(&sandbox, self.users, &[])?;
         }
-        self.install(&sandbox, &helpers, &all, &controls)?;
+        self.install(&sandbox, &helpers, &mut Ground::over(base, upper), &all, &controls)?;
         self.finish(&sandbox, upper)
     }
 
@@ -131,7 +140,7 @@ impl Job<'_> {
 
     fn sandbox(&self, sandbox: Sandbox) -> Sandbox {
         sandbox
-            .bind(&self.pool, "/run/ostack/pool")
+            .bind(&self.pool, POOL)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
             // The image has an initrd of its own; the kernel's hook would make another.
@@ -141,11 +150,18 @@ impl Job<'_> {
 
     fn dpkg(&self, action: &[&str], positions: &[usize]) -> Vec<String> {
         let mut command: Vec<String> = DPKG.iter().chain(action).map(|word| (*word).to_string()).collect();
-        command.extend(positions.iter().map(|one| format!("/run/ostack/pool/{}", self.packages[*one].digest.hex())));
+        command.extend(positions.iter().map(|one| self.packages[*one].inside()));
         command
     }
 
-    fn install(&self, sandbox: &Sandbox, helpers: &Helpers<'_>, positions: &[usize], controls: &[Control]) -> Result<()> {
+    fn install(
+        &self,
+        sandbox: &Sandbox,
+        helpers: &Helpers<'_>,
+        ground: &mut Ground,
+        positions: &[usize],
+        controls: &[Control],
+    ) -> Result<()> {
         if !self.debconf.is_empty() {
             let answers = self.debconf.join("\n") + "\n";
             sandbox.run(["debconf-set-selections"], answers.as_bytes()).doing(|| "answering installation questions")?;
@@ -154,6 +170,10 @@ impl Job<'_> {
             match action {
                 Action::Unpack(list) => {
                     let list: Vec<usize> = list.iter().map(|one| positions[*one]).collect();
+                    let list = self.left_to_dpkg(&list, ground)?;
+                    if list.is_empty() {
+                        continue;
+                    }
                     sandbox.run(self.dpkg(&["--unpack"], &list), b"").doing(|| format!("unpacking {} packages", list.len()))?;
                 }
                 Action::Configure(list) => {
@@ -166,7 +186,18 @@ impl Job<'_> {
         }
         let command = DPKG.iter().chain(&["--configure", "-a"]).copied();
         helpers.replacing(sandbox).run(command, b"").doing(|| "configuring packages")?;
+        unpack::end(ground)?;
         helpers.finish(sandbox)
+    }
+
+    /// Lays down what can be, and gives what dpkg must unpack.
+    fn left_to_dpkg(&self, list: &[usize], ground: &mut Ground) -> Result<Vec<usize>> {
+        if self.release.configure.dpkg_unpacks {
+            return Ok(list.to_vec());
+        }
+        let archives = list.iter().map(|one| Archive::open(&self.packages[*one].path)).collect::<Result<Vec<_>>>()?;
+        let left = unpack::lay_down(&archives, ground).doing(|| format!("unpacking {} packages", list.len()))?;
+        Ok(left.into_iter().map(|one| list[one]).collect())
     }
 
     /// Turns services off and removes what maintainer scripts leave that is no part of an image.

@@ -13,7 +13,7 @@
 
 use super::accounts;
 use super::configure::Helpers;
-use super::root::{Job, PRESET};
+use super::root::{Job, POOL, PRESET};
 use super::sandbox::Sandbox;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
@@ -92,7 +92,7 @@ impl Job<'_> {
             "write \"rpm\" in tools of the release's [packages], and run: ostack-image lock",
         )?;
         Ok(sandbox
-            .bind(&self.pool, "/run/ostack/pool")
+            .bind(&self.pool, POOL)
             .bind(self.tools, TOOLS)
             .env("RPM_CONFIGDIR", &format!("{TOOLS}/{CONFIGURATION}"))
             .env("SOURCE_DATE_EPOCH", &self.epoch.to_string()))
@@ -120,7 +120,7 @@ impl Job<'_> {
     }
 
     fn pool_files(&self, positions: &[usize]) -> impl Iterator<Item = String> {
-        positions.iter().map(|one| format!("/run/ostack/pool/{}", self.packages[*one].digest.hex()))
+        positions.iter().map(|one| self.packages[*one].inside())
     }
 
     fn rpm_finish(&self, spec: &Rpm, sandbox: &Sandbox, written: &Path) -> Result<()> {

@@ -178,6 +178,10 @@ pub struct Configure {
     /// Environment variables of all that runs in the root.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Whether dpkg unpacks every package, one after the other. Without it those are laid down side by side for which that leaves the
+    /// same tree.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dpkg_unpacks: bool,
     /// The helpers' bytes, read with the release. Serialized, because they are part of what a root is made from.
     #[serde(default, skip_deserializing)]
     pub helpers: BTreeMap<Word, Vec<u8>>,

@@ -114,6 +114,11 @@ impl Store {
         self.root.join("ostack/tools").join(key.hex())
     }
 
+    /// A folder for packages without their compression.
+    pub fn unpacked(&self) -> PathBuf {
+        self.root.join("ostack/unpacked")
+    }
+
     /// Whether a blob is there with this size.
     pub fn has(&self, digest: &Digest, size: u64) -> bool {
         self.path(digest).metadata().is_ok_and(|meta| meta.len() == size)

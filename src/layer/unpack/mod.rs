@@ -1,0 +1,178 @@
+//! Lays packages down as `dpkg --unpack` leaves them, on every core at once.
+//!
+//! dpkg unpacks one package after the other: it starts two programs for each, hands every byte through a pipe, makes each file
+//! under another name first, and writes its notes again after each. Most packages need none of that, because they bring only paths
+//! that nobody else has. They are laid down here; the rest is dpkg's, and so is everything from configuring on.
+//!
+//! ```text
+//! archives ── survey ──┬─ simple: directories, then files side by side, then dpkg's notes
+//!                      └─ left to dpkg: with a script that runs before, or a path that another has
+//! ```
+//!
+//! What makes a package simple is in `survey`; how dpkg unpacks was read in its source, version 1.22.21 (`src/main/unpack.c`,
+//! `src/main/archives.c`, `lib/dpkg/triglib.c`).
+
+pub mod archive;
+mod database;
+mod ground;
+mod survey;
+
+use crate::base::error::{Context, Error, Result};
+use crate::base::path::RelPath;
+use archive::{Archive, Entry, Kind};
+pub use ground::Ground;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::sync::Mutex;
+use survey::Survey;
+
+/// Numbers of the root's accounts by name.
+struct Owners {
+    users: BTreeMap<String, u32>,
+    groups: BTreeMap<String, u32>,
+}
+
+impl Owners {
+    /// As dpkg does: by name where the root has it, by number otherwise.
+    fn of(&self, entry: &Entry) -> (u32, u32) {
+        let id = |known: &BTreeMap<String, u32>, (name, number): &(String, u32)| known.get(name).copied().unwrap_or(*number);
+        (id(&self.users, &entry.user), id(&self.groups, &entry.group))
+    }
+}
+
+/// Lays down those of the packages that are simple, and notes them as unpacked; gives the positions of the others, which dpkg must
+/// unpack.
+///
+/// # Errors
+/// A package is damaged, or the root cannot be read or written.
+pub fn lay_down(archives: &[Archive], ground: &mut Ground) -> Result<Vec<usize>> {
+    let files = on_every_core(archives, |archive| archive.entries())?;
+    let mut survey = Survey::new(ground)?;
+    let (mut simple, mut left) = (Vec::new(), Vec::new());
+    for (position, (archive, entries)) in archives.iter().zip(&files).enumerate() {
+        if survey.takes(archive, entries)? {
+            simple.push((archive, entries.as_slice()));
+        } else {
+            left.push(position);
+        }
+    }
+    if simple.is_empty() {
+        return Ok(left);
+    }
+    let owners = Owners { users: ground.accounts("etc/passwd")?, groups: ground.accounts("etc/group")? };
+    let interests = database::interests(ground)?;
+    let mut activated = database::Activated::new();
+    for (archive, entries) in &simple {
+        make_directories(ground, &owners, entries)?;
+        database::activates(archive, entries, &interests, &mut activated)?;
+    }
+    ground.open(&"var/lib/dpkg/info".parse()?)?;
+    let still: &Ground = ground;
+    on_every_core(&simple, |(archive, entries)| {
+        let what = || format!("unpacking {}", archive.field("package"));
+        let conffiles = survey::conffiles(archive).unwrap_or_default();
+        write_files(still, &owners, archive, entries, &conffiles).doing(what)?;
+        database::write_info(still, archive, entries).doing(what)
+    })?;
+    database::record(ground, &simple, &activated)?;
+    Ok(left)
+}
+
+/// Once dpkg has configured the packages, takes away the file that handed their triggers over, which it leaves empty.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn end(ground: &Ground) -> Result<()> {
+    database::forget_handed_over(ground)
+}
+
+/// Does the same to each, as many at a time as there are cores; the results are in the order of what they are of.
+fn on_every_core<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let queue = Mutex::new(all.iter().enumerate());
+    let results = Mutex::new(BTreeMap::new());
+    let panicked = || Error::new("another package's thread panicked");
+    let one = || -> Result<()> {
+        loop {
+            let next = queue.lock().map_err(|_| panicked())?.next();
+            let Some((position, item)) = next else { return Ok(()) };
+            let result = work(item)?;
+            results.lock().map_err(|_| panicked())?.insert(position, result);
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| -> Result<()> {
+        let others: Vec<_> = (1..cores).map(|_| scope.spawn(one)).collect();
+        one()?;
+        others.into_iter().try_for_each(|other| other.join().map_err(|_| panicked())?)
+    })?;
+    Ok(results.into_inner().map_err(|_| panicked())?.into_values().collect())
+}
+
+/// Makes the directories that a package is the first to bring.
+fn make_directories(ground: &mut Ground, owners: &Owners, entries: &[Entry]) -> Result<()> {
+    for entry in entries.iter().filter(|entry| !entry.path.is_root()) {
+        let parent = entry.path.parent().unwrap_or_default();
+        if entry.kind != Kind::Directory {
+            ground.open(&parent)?;
+        } else if ground.find(&entry.path)? == ground::Found::Nothing {
+            ground.open(&parent)?;
+            let place = ground.place(&entry.path);
+            let what = || format!("making the directory {}", entry.path);
+            std::fs::create_dir(&place).doing(what)?;
+            settle(&place, owners.of(entry), entry).doing(what)?;
+            ground.has_made(&entry.path);
+        }
+    }
+    Ok(())
+}
+
+fn write_files(
+    ground: &Ground,
+    owners: &Owners,
+    archive: &Archive,
+    entries: &[Entry],
+    conffiles: &BTreeSet<RelPath>,
+) -> Result<()> {
+    for entry in entries {
+        let what = || format!("writing {}", entry.path);
+        let place =
+            ground.place(&if conffiles.contains(&entry.path) { survey::beside(&entry.path)? } else { entry.path.clone() });
+        match &entry.kind {
+            Kind::Directory => {}
+            Kind::File(range) => {
+                // Nobody can read it before it has its owner and mode.
+                let mut file = std::fs::File::options().write(true).create_new(true).mode(0).open(&place).doing(what)?;
+                file.write_all(archive.content(range)?).doing(what)?;
+                drop(file);
+                settle(&place, owners.of(entry), entry).doing(what)?;
+            }
+            Kind::Symlink(target) => {
+                symlink(target, &place).doing(what)?;
+                let (uid, gid) = owners.of(entry);
+                std::os::unix::fs::lchown(&place, Some(uid), Some(gid)).doing(what)?;
+                set_time(&place, entry.mtime).doing(what)?;
+            }
+            Kind::HardLink(target) => std::fs::hard_link(ground.place(target), &place).doing(what)?,
+            Kind::Other => return Err(Error::new("it is no file, directory or link").doing(what())),
+        }
+    }
+    Ok(())
+}
+
+/// Owner, mode and time of a file or directory; in this order, because changing an owner takes set-uid bits away.
+fn settle(place: &Path, (uid, gid): (u32, u32), entry: &Entry) -> std::io::Result<()> {
+    chown(place, Some(uid), Some(gid))?;
+    std::fs::set_permissions(place, std::fs::Permissions::from_mode(entry.mode))?;
+    set_time(place, entry.mtime)
+}
+
+fn set_time(place: &Path, mtime: i64) -> std::io::Result<()> {
+    let time = rustix::fs::Timespec { tv_sec: mtime, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::utimensat(rustix::fs::CWD, place, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+#[cfg(test)]
+mod tests;
