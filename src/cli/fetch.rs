@@ -5,12 +5,13 @@ use super::report::Bar;
 use super::session::Session;
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
-use crate::lock::ReleaseLock;
+use crate::image::solver::Fetch;
 use crate::lock::fetch::{Blobs, FetchError, fetch};
 use crate::lock::request::Update;
 use crate::lock::signature::Signed;
+use crate::lock::{LockedPackage, ReleaseLock};
 use crate::plan::Package;
-use crate::store::Store;
+use crate::store::{Store, WriteLock};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -30,28 +31,43 @@ impl Blobs for Sink<'_> {
     }
 }
 
-/// Fetches the packages that are missing. `Some` lock: some were gone, and were locked anew.
+/// The packages of a solver, which no lock has yet.
+pub(super) struct OfSolver<'a> {
+    pub session: &'a Session,
+    pub store: &'a Store,
+}
+
+impl Fetch for OfSolver<'_> {
+    fn fetch(&self, packages: &[LockedPackage]) -> Result<()> {
+        let all: Vec<&LockedPackage> = packages.iter().collect();
+        let Self { session, store } = self;
+        fetch(&all, &session.mirrors()?, &session.site.snapshot, &Sink(store), false, &Bar::new())?;
+        Ok(())
+    }
+}
+
+/// Fetches the packages that are missing. With `relock`, those that are gone are locked anew: `Some` lock is the new one.
 pub(super) fn packages(
     session: &Session,
     store: &Store,
     lock: &ReleaseLock,
     wanted: &[&Package],
     offline: bool,
-    relock: bool,
+    relock: Option<&WriteLock>,
 ) -> Result<Option<ReleaseLock>> {
     let digests: BTreeSet<&Digest> = wanted.iter().map(|package| &package.digest).collect();
     let locked: Vec<_> = lock.all().filter(|package| digests.contains(&package.sha256)).collect();
     let mirrors = if offline { crate::lock::mirror::Mirrors::default() } else { session.mirrors()? };
     let sink = Sink(store);
     let signed = Signed::new(&sink, lock, if offline { &[] } else { &locked }, &session.site.trust)?;
-    match fetch(&locked, &mirrors, &session.site.snapshot, &signed, offline, &Bar::new()) {
-        Ok(()) => Ok(None),
-        Err(FetchError::Gone(names)) if relock => {
+    match (fetch(&locked, &mirrors, &session.site.snapshot, &signed, offline, &Bar::new()), relock) {
+        (Ok(()), _) => Ok(None),
+        (Err(FetchError::Gone(names)), Some(write_lock)) => {
             let what = if names.len() == 1 { "1 locked package is" } else { &format!("{} locked packages are", names.len()) };
             eprintln!("  {what} on no mirror any more; locking anew");
-            lock::update(session, &Update::Only(names.into_iter().collect()))?;
+            lock::update(session, store, write_lock, &Update::Only(names.into_iter().collect()))?;
             Ok(Some(session.release_lock()?))
         }
-        Err(error) => Err(Error::from(error)),
+        (Err(error), _) => Err(Error::from(error)),
     }
 }

@@ -15,6 +15,7 @@ mod dnf;
 
 use super::mirror::Mirrors;
 use super::request::{Request, TOOLS, Update};
+use super::solver::Roots;
 use super::{LockedPackage, LockedSuite, ReleaseLock, deb};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
@@ -33,11 +34,23 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// A repository does not verify or cannot be reached, or nobody says where it is or which keys to trust; a package
 /// asked for does not exist (named with its set); the solver finds no solution (in its own words).
-pub fn resolve(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update, mirrors: &Mirrors) -> Result<ReleaseLock> {
-    resolve_release(request, old, update, mirrors).map_err(|error| error.doing(format!("locking {}", request.name)))
+pub fn resolve(
+    request: &Request<'_>,
+    old: Option<&ReleaseLock>,
+    update: &Update,
+    mirrors: &Mirrors,
+    roots: &dyn Roots,
+) -> Result<ReleaseLock> {
+    resolve_release(request, old, update, mirrors, roots).map_err(|error| error.doing(format!("locking {}", request.name)))
 }
 
-fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update, mirrors: &Mirrors) -> Result<ReleaseLock> {
+fn resolve_release(
+    request: &Request<'_>,
+    old: Option<&ReleaseLock>,
+    update: &Update,
+    mirrors: &Mirrors,
+    roots: &dyn Roots,
+) -> Result<ReleaseLock> {
     let release = request.release;
     if release.backend != Backend::Rpm {
         return Err(
@@ -95,7 +108,7 @@ fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Up
     let packages = locked(&answer, &release.suites, &suites, old)?;
     let mut lock = request.lock(suites, packages, old);
     if let Some(names) = tools {
-        lock.tools = Some(Box::new(resolve_tools(&request, names, old, update, mirrors)?));
+        lock.tools = Some(Box::new(resolve_tools(&request, names, old, update, mirrors, roots)?));
     }
     Ok(lock)
 }
@@ -107,6 +120,7 @@ fn resolve_tools(
     old: Option<&ReleaseLock>,
     update: &Update,
     mirrors: &Mirrors,
+    roots: &dyn Roots,
 ) -> Result<ReleaseLock> {
     let (name, release) = request.tools.ok_or_else(|| {
         Error::new("nobody says which release has the tools").next("write tools_from in the release's [packages]")
@@ -120,7 +134,7 @@ fn resolve_tools(
         other => other.clone(),
     };
     let sets = BTreeMap::from([(TOOLS.parse()?, names)]);
-    deb::resolve(&Request::new(name, release, sets), old, &update, mirrors)
+    deb::resolve(&Request::new(name, release, sets), old, &update, mirrors, roots)
 }
 
 /// Where a repository is, and whether its metadata is signed.

@@ -17,7 +17,7 @@ pub struct Release {
     pub backend: Backend,
     /// The distribution's name of the machine architecture.
     pub architecture: Word,
-    /// Keyring that the archive's signatures are checked against (a file of the build machine).
+    /// The public keys that the archive's signatures are checked against: a file below `recipes/`, or an absolute path.
     #[serde(default)]
     pub keyring: Option<String>,
     /// Where packages come from.
@@ -116,6 +116,9 @@ pub struct Packages {
     /// What writes the image (filesystems, boot loader); unpacked beside the image, never in it.
     #[serde(default)]
     pub tools: Vec<PackageName>,
+    /// What resolves dependencies (apt; for rpm dnf's library); unpacked beside the image, never in it.
+    #[serde(default)]
+    pub solver: Vec<PackageName>,
     /// What blank machines start by: boot loaders of the network and what writes media; unpacked beside the image, never in it.
     #[serde(default)]
     pub loaders: Vec<PackageName>,
