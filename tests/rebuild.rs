@@ -124,7 +124,8 @@ fn a_package_that_left_the_mirror_is_named_with_the_ways_out_and_relock_mends_it
     let ran = test.run(["build", "compute", "--relock"]);
     ran.succeeds();
     // How long it took to unpack the solver does not matter here.
-    let said: String = ran.stderr().lines().filter(|line| !line.starts_with("  solver: ")).map(|line| format!("{line}\n")).collect();
+    let said: String =
+        ran.stderr().lines().filter(|line| !line.starts_with("  solver: ")).map(|line| format!("{line}\n")).collect();
     let expected = format!(
         "  1 locked package is on no mirror any more; locking anew\n  asking apt for the packages of small …\n  kmod 0.1 -> {}\n",
         whole.version
