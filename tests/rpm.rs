@@ -89,7 +89,9 @@ fn root(test: &Test) -> PathBuf {
     PROGRAM.call_once(|| unsafe { std::env::set_var("OSTACK_IMAGE_PROGRAM", harness::PROGRAM) });
     let root = test.folder().join("root");
     fs::create_dir(&root).unwrap();
-    let tools = fs::read_dir(test.store().join("ostack/tools")).unwrap().next().unwrap().unwrap().path();
+    // The solver is unpacked beside them.
+    let mut unpacked = fs::read_dir(test.store().join("ostack/tools")).unwrap().map(|entry| entry.unwrap().path());
+    let tools = unpacked.find(|root| root.join("usr/bin/fsck.erofs").exists()).unwrap();
     for layer in test.run(["inspect", "compute", "--json"]).json()["layers"].as_array().unwrap().iter().take(2) {
         let blob = store::blob(test.store(), &layer["blob"]["digest"].as_str().unwrap().parse().unwrap());
         Tools { root: &tools }.extract_erofs(&blob, &root).unwrap();

@@ -7,7 +7,7 @@ use crate::base::error::{Error, Result};
 use crate::base::name::PackageName;
 use crate::image::solver::Solvers;
 use crate::lock::request::{Request, Update, resolve};
-use crate::lock::{Lock, ReleaseLock};
+use crate::lock::{Lock, ReleaseLock, rpm};
 use crate::model::release::Backend;
 use crate::store::{Store, WriteLock};
 use clap::Args;
@@ -64,8 +64,10 @@ fn update_with(session: &Session, store: &Store, write_lock: &WriteLock, update:
     let mut lock = if session.lock_file.exists() { Lock::load(&session.lock_file)? } else { Lock::default() };
     let old = lock.releases.get(&session.release_name).cloned();
     let solver = match session.release.backend {
-        Backend::Deb => "apt",
-        Backend::Rpm => "dnf",
+        Backend::Deb => "apt".to_string(),
+        // What is the machine's own is never used silently.
+        Backend::Rpm if session.release.packages.solver.is_empty() => format!("dnf {} of this machine", rpm::machine()?),
+        Backend::Rpm => "dnf".to_string(),
     };
     eprintln!("  asking {solver} for the packages of {} …", session.release_name);
     let tools = match &session.release.packages.tools_from {

@@ -48,6 +48,28 @@ enum Flaw {
     Wrong,
 }
 
+/// Why nothing that a keyring trusts vouches for something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unverified {
+    /// There is no signature.
+    Unsigned,
+    /// Only keys that are not in the keyring have signed it: their numbers.
+    Strange(Vec<String>),
+    /// A key of the keyring has signed it, but that does not count: why.
+    Flawed(String),
+}
+
+impl std::fmt::Display for Unverified {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unsigned => write!(f, "it is not signed"),
+            Self::Strange(keys) if keys.len() == 1 => write!(f, "it is signed by the key {}, which is not in it", keys[0]),
+            Self::Strange(keys) => write!(f, "it is signed by the keys {}, none of which is in it", keys.join(", ")),
+            Self::Flawed(why) => write!(f, "{why}"),
+        }
+    }
+}
+
 impl Keyring {
     /// Reads a file of public keys, armored or binary, of any number of keys.
     ///
@@ -78,8 +100,8 @@ impl Keyring {
     ///
     /// # Errors
     /// It is no such message, or no signature of a trusted key holds; says why.
-    pub fn cleartext(&self, message: &str, now: Moment) -> Result<String> {
-        let (text, signature) = unfolded(message).ok_or_else(|| Error::new("it is not signed"))?;
+    pub fn cleartext(&self, message: &str, now: Moment) -> Result<String, Unverified> {
+        let (text, signature) = unfolded(message).ok_or(Unverified::Unsigned)?;
         self.check(text.join("\r\n").as_bytes(), signature.as_bytes(), now)?;
         Ok(text.join("\n") + "\n")
     }
@@ -88,15 +110,16 @@ impl Keyring {
     ///
     /// # Errors
     /// No signature of a trusted key holds; says why.
-    pub fn detached(&self, data: &[u8], signature: &[u8], now: Moment) -> Result<()> {
+    pub fn detached(&self, data: &[u8], signature: &[u8], now: Moment) -> Result<(), Unverified> {
         self.check(data, signature, now)
     }
 
-    fn check(&self, data: &[u8], signatures: &[u8], now: Moment) -> Result<()> {
-        let bytes = dearmored(signatures)?;
+    fn check(&self, data: &[u8], signatures: &[u8], now: Moment) -> Result<(), Unverified> {
+        let damaged = |error: Error| Unverified::Flawed(format!("its signature is damaged: {error}"));
+        let bytes = dearmored(signatures).map_err(damaged)?;
         let mut strangers = BTreeSet::new();
         let mut flaws = BTreeSet::new();
-        for packet in packets(&bytes)?.iter().filter(|packet| packet.tag == tag::SIGNATURE) {
+        for packet in packets(&bytes).map_err(damaged)?.iter().filter(|packet| packet.tag == tag::SIGNATURE) {
             // One of a version to come is nobody's.
             let Ok(signature) = packet::signature(packet.body) else { continue };
             let Some(issuer) = signature.issuer.filter(|_| signature.kind <= 1) else { continue };
@@ -111,17 +134,13 @@ impl Keyring {
                 };
             }
         }
-        let flaws: Vec<String> = flaws.into_iter().collect();
-        Err(Error::new(match (flaws.is_empty(), strangers.is_empty()) {
-            (false, _) => flaws.join("; "),
-            (true, true) => "it is not signed".to_string(),
-            (true, false) => {
-                let all: Vec<&str> = strangers.iter().map(String::as_str).collect();
-                let (keys, none) =
-                    if all.len() == 1 { ("key", "which is not in it") } else { ("keys", "none of which is in it") };
-                format!("it is signed by the {keys} {}, {none}", all.join(", "))
-            }
-        }))
+        if !flaws.is_empty() {
+            return Err(Unverified::Flawed(flaws.into_iter().collect::<Vec<_>>().join("; ")));
+        }
+        match strangers.is_empty() {
+            true => Err(Unverified::Unsigned),
+            false => Err(Unverified::Strange(strangers.into_iter().collect())),
+        }
     }
 }
 
