@@ -182,8 +182,14 @@ impl User {
 }
 
 #[test]
-fn an_ordinary_user_builds_the_bytes_that_root_builds() {
+fn an_ordinary_user_locks_and_builds_the_bytes_that_root_does() {
     let user = User::new(&format!("somebody:600000:30000\n{USER}:900000:65536\n"));
+    let path = user.test.project().join("ostack.lock");
+    let lock = fs::read_to_string(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let output = user.run(&["lock"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read_to_string(&path).unwrap(), lock);
     let output = user.run(&["build", "compute", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

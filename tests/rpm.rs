@@ -131,6 +131,19 @@ fn rpm_knows_the_locked_packages_and_finds_every_file_as_it_was_packaged() {
 }
 
 #[test]
+fn the_locked_dnf_finds_what_this_machines_own_finds() {
+    let lines = "solver = [\"apt\", \"dpkg\", \"python3-dnf\"]\n";
+    let test = with_lock().remove("ostack.lock").replace("recipes/releases/fixture.toml", lines, "");
+    let tools = "tools = [\"erofs-utils\", \"grub-common\", \"grub-efi-amd64-bin\", \"grub-pc-bin\", \"rpm\"]\n";
+    let test = test.replace("recipes/releases/fixture.toml", tools, "");
+    test.run(["lock"]).succeeds();
+    let (mine, locked) = (lock_of(&test, "fixture"), lock_of(&with_lock(), "fixture"));
+    assert_eq!((&mine.packages, &mine.suites, mine.tools), (&locked.packages, &locked.suites, None));
+    let solver: Vec<_> = locked.set(&"solver".parse().unwrap());
+    assert!(solver.iter().any(|one| one.name.as_str() == "python3-dnf"));
+}
+
+#[test]
 fn an_images_own_rpm_is_told_of_all_packages_in_its_own_database() {
     let repository = Repository::new(Signed::Trusted, &[]);
     let release = "recipes/releases/fixture.toml";

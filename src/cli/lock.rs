@@ -1,11 +1,12 @@
 //! `ostack-image lock`: resolves packages and writes `ostack.lock`.
 
 use super::report::Steps;
-use super::session::{Session, write_lock};
+use super::session::Session;
 use super::{Global, fetch, print_json};
 use crate::base::error::{Error, Result};
 use crate::base::name::PackageName;
 use crate::image::solver::Solvers;
+use crate::layer::scratch;
 use crate::lock::request::{Request, Update, resolve};
 use crate::lock::{Lock, ReleaseLock, rpm};
 use crate::model::release::Backend;
@@ -31,9 +32,10 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         Some(names) => Update::Only(names.iter().cloned().collect()),
     };
     let store = session.store()?;
-    // The solver runs in a root of its own, which an ordinary user enters as root of a user namespace.
-    let write_lock = write_lock(&store)?;
-    let (old, new) = update_with(&session, &store, &write_lock, &update)?;
+    // The solver runs in a root of its own, which an ordinary user enters as root of a user namespace; now, because the process
+    // must have no threads yet.
+    scratch::leave_host_mounts()?;
+    let (old, new) = update_with(&session, &store, None, &update)?;
     let changes = ReleaseLock::diff(&old, &new);
     if global.json {
         let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
@@ -52,15 +54,20 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 }
 
 /// Locks anew and says on stderr what changed.
-pub(super) fn update(session: &Session, store: &Store, write_lock: &WriteLock, update: &Update) -> Result<()> {
-    let (old, new) = update_with(session, store, write_lock, update)?;
+pub(super) fn update(session: &Session, store: &Store, held: Option<&WriteLock>, update: &Update) -> Result<()> {
+    let (old, new) = update_with(session, store, held, update)?;
     for change in ReleaseLock::diff(&old, &new) {
         eprintln!("  {change}");
     }
     Ok(())
 }
 
-fn update_with(session: &Session, store: &Store, write_lock: &WriteLock, update: &Update) -> Result<(ReleaseLock, ReleaseLock)> {
+fn update_with(
+    session: &Session,
+    store: &Store,
+    held: Option<&WriteLock>,
+    update: &Update,
+) -> Result<(ReleaseLock, ReleaseLock)> {
     let mut lock = if session.lock_file.exists() { Lock::load(&session.lock_file)? } else { Lock::default() };
     let old = lock.releases.get(&session.release_name).cloned();
     let solver = match session.release.backend {
@@ -79,7 +86,8 @@ fn update_with(session: &Session, store: &Store, write_lock: &WriteLock, update:
         tools: tools.as_ref().map(|(name, release)| (*name, release)),
         ..Request::new(&session.release_name, &session.release, session.requested()?)
     };
-    let solvers = Solvers { store, lock: write_lock, fetch: &fetch::OfSolver { session, store }, watch: &Steps::new(false) };
+    let keeper = fetch::ForSolver::new(session, store, held);
+    let solvers = Solvers { store, keeper: &keeper, watch: &Steps::new(false) };
     let new = resolve(&request, old.as_ref(), update, &session.mirrors()?, &solvers)?;
     lock.releases.insert(session.release_name.clone(), new.clone());
     lock.write(&session.lock_file)?;

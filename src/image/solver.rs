@@ -2,7 +2,7 @@
 //! namespace without network.
 //!
 //! In: packages that the archive's signature vouches for. Out: what their programs say. Whatever solver the machine has
-//! installed is not used.
+//! installed is not used. (A machine's own dnf, for rpm releases without a solver, is `lock::rpm`'s.)
 
 use super::build::{Watch, unpacked};
 use crate::base::error::Result;
@@ -20,17 +20,21 @@ const FOLDER: &str = "/run/ostack/folder";
 pub struct Solvers<'a> {
     /// Where packages and unpacked roots are.
     pub store: &'a Store,
-    /// Proof that nobody else writes.
-    pub lock: &'a WriteLock,
-    /// Brings packages into the store.
-    pub fetch: &'a dyn Fetch,
+    /// Lets the store be written, and fills it.
+    pub keeper: &'a dyn Keeper,
     /// Who hears of it.
     pub watch: &'a dyn Watch,
 }
 
-/// Brings packages into the store.
-pub trait Fetch {
-    /// Fetches those that are missing.
+/// Lets a store be written, once everything that can be refused without it was not, and fills it.
+pub trait Keeper {
+    /// Proof that nobody else writes.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    fn lock(&self) -> Result<&WriteLock>;
+
+    /// Fetches those of the packages that are missing.
     ///
     /// # Errors
     /// One cannot be got, or is not the one that it should be.
@@ -41,10 +45,11 @@ impl Roots for Solvers<'_> {
     fn root(&self, packages: &[LockedPackage]) -> Result<Box<dyn Root>> {
         let list: Vec<Package> = packages.iter().map(Package::from).collect();
         let key = unpacked_key("solver", &list);
+        let lock = self.keeper.lock()?;
         if !self.store.tools(&key.digest()).exists() {
-            self.fetch.fetch(packages)?;
+            self.keeper.fetch(packages)?;
         }
-        Ok(Box::new(Unpacked(unpacked(self.store, self.lock, &key, &list, self.watch)?)))
+        Ok(Box::new(Unpacked(unpacked(self.store, lock, &key, &list, self.watch)?)))
     }
 }
 
