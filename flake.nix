@@ -58,7 +58,7 @@
         default = ostack-image;
       };
 
-      # Building images also wants apt and Debian's archive keyring, which are the build machine's.
+      # Locking and building take nothing of this shell: their tools are in the lock. QEMU and the rest are for `boot` and tests.
       devShells.${system}.default = pkgs.mkShell {
         packages = with pkgs; [
           cargo

@@ -89,7 +89,9 @@ fn root(test: &Test) -> PathBuf {
     PROGRAM.call_once(|| unsafe { std::env::set_var("OSTACK_IMAGE_PROGRAM", harness::PROGRAM) });
     let root = test.folder().join("root");
     fs::create_dir(&root).unwrap();
-    let tools = fs::read_dir(test.store().join("ostack/tools")).unwrap().next().unwrap().unwrap().path();
+    // The solver is unpacked beside them.
+    let mut unpacked = fs::read_dir(test.store().join("ostack/tools")).unwrap().map(|entry| entry.unwrap().path());
+    let tools = unpacked.find(|root| root.join("usr/bin/fsck.erofs").exists()).unwrap();
     for layer in test.run(["inspect", "compute", "--json"]).json()["layers"].as_array().unwrap().iter().take(2) {
         let blob = store::blob(test.store(), &layer["blob"]["digest"].as_str().unwrap().parse().unwrap());
         Tools { root: &tools }.extract_erofs(&blob, &root).unwrap();
@@ -126,6 +128,19 @@ fn rpm_knows_the_locked_packages_and_finds_every_file_as_it_was_packaged() {
     };
     // One attribute, security.capability, of 20 bytes, with its headers.
     assert_eq!((attributes("/usr/bin/reach"), attributes("/usr/bin/busybox")), ("48".to_string(), "0".to_string()));
+}
+
+#[test]
+fn the_locked_dnf_finds_what_this_machines_own_finds() {
+    let lines = "solver = [\"apt\", \"dpkg\", \"python3-dnf\"]\n";
+    let test = with_lock().remove("ostack.lock").replace("recipes/releases/fixture.toml", lines, "");
+    let tools = "tools = [\"erofs-utils\", \"grub-common\", \"grub-efi-amd64-bin\", \"grub-pc-bin\", \"rpm\"]\n";
+    let test = test.replace("recipes/releases/fixture.toml", tools, "");
+    test.run(["lock"]).succeeds();
+    let (mine, locked) = (lock_of(&test, "fixture"), lock_of(&with_lock(), "fixture"));
+    assert_eq!((&mine.packages, &mine.suites, mine.tools), (&locked.packages, &locked.suites, None));
+    let solver: Vec<_> = locked.set(&"solver".parse().unwrap());
+    assert!(solver.iter().any(|one| one.name.as_str() == "python3-dnf"));
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     if global.offline {
         for role in &roles {
             let plan = session.plan(session.role(*role)?, &lock)?;
-            fetch::packages(&session, &store, &lock, &missing(&plan, &store)?, true, false)?;
+            fetch::packages(&session, &store, &lock, &missing(&plan, &store)?, true, None)?;
         }
     } else {
         session.mirrors()?;
@@ -168,7 +168,7 @@ impl Work<'_> {
         // A relock may itself name packages that vanish while it runs: try twice, then say so.
         for attempt in 0..2 {
             let wanted = missing(&plan, self.store)?;
-            let relock = self.relock && attempt == 0;
+            let relock = (self.relock && attempt == 0).then_some(self.write_lock);
             match fetch::packages(self.session, self.store, lock, &wanted, self.global.offline, relock)? {
                 None => break,
                 Some(newer) => {

@@ -1,12 +1,16 @@
 //! `ostack-image lock`: resolves packages and writes `ostack.lock`.
 
+use super::report::Steps;
 use super::session::Session;
-use super::{Global, print_json};
+use super::{Global, fetch, print_json};
 use crate::base::error::{Error, Result};
 use crate::base::name::PackageName;
+use crate::image::solver::Solvers;
+use crate::layer::scratch;
 use crate::lock::request::{Request, Update, resolve};
-use crate::lock::{Lock, ReleaseLock};
+use crate::lock::{Lock, ReleaseLock, rpm};
 use crate::model::release::Backend;
+use crate::store::{Store, WriteLock};
 use clap::Args;
 use serde_json::json;
 
@@ -27,7 +31,11 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         Some(names) if names.is_empty() => Update::All,
         Some(names) => Update::Only(names.iter().cloned().collect()),
     };
-    let (old, new) = update_with(&session, &update)?;
+    let store = session.store()?;
+    // The solver runs in a root of its own, which an ordinary user enters as root of a user namespace; now, because the process
+    // must have no threads yet.
+    scratch::leave_host_mounts()?;
+    let (old, new) = update_with(&session, &store, None, &update)?;
     let changes = ReleaseLock::diff(&old, &new);
     if global.json {
         let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
@@ -46,20 +54,27 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 }
 
 /// Locks anew and says on stderr what changed.
-pub(super) fn update(session: &Session, update: &Update) -> Result<()> {
-    let (old, new) = update_with(session, update)?;
+pub(super) fn update(session: &Session, store: &Store, held: Option<&WriteLock>, update: &Update) -> Result<()> {
+    let (old, new) = update_with(session, store, held, update)?;
     for change in ReleaseLock::diff(&old, &new) {
         eprintln!("  {change}");
     }
     Ok(())
 }
 
-fn update_with(session: &Session, update: &Update) -> Result<(ReleaseLock, ReleaseLock)> {
+fn update_with(
+    session: &Session,
+    store: &Store,
+    held: Option<&WriteLock>,
+    update: &Update,
+) -> Result<(ReleaseLock, ReleaseLock)> {
     let mut lock = if session.lock_file.exists() { Lock::load(&session.lock_file)? } else { Lock::default() };
     let old = lock.releases.get(&session.release_name).cloned();
     let solver = match session.release.backend {
-        Backend::Deb => "apt",
-        Backend::Rpm => "dnf",
+        Backend::Deb => "apt".to_string(),
+        // What is the machine's own is never used silently.
+        Backend::Rpm if session.release.packages.solver.is_empty() => format!("dnf {} of this machine", rpm::machine()?),
+        Backend::Rpm => "dnf".to_string(),
     };
     eprintln!("  asking {solver} for the packages of {} …", session.release_name);
     let tools = match &session.release.packages.tools_from {
@@ -71,7 +86,9 @@ fn update_with(session: &Session, update: &Update) -> Result<(ReleaseLock, Relea
         tools: tools.as_ref().map(|(name, release)| (*name, release)),
         ..Request::new(&session.release_name, &session.release, session.requested()?)
     };
-    let new = resolve(&request, old.as_ref(), update, &session.mirrors()?)?;
+    let keeper = fetch::ForSolver::new(session, store, held);
+    let solvers = Solvers { store, keeper: &keeper, watch: &Steps::new(false) };
+    let new = resolve(&request, old.as_ref(), update, &session.mirrors()?, &solvers)?;
     lock.releases.insert(session.release_name.clone(), new.clone());
     lock.write(&session.lock_file)?;
     let none = ReleaseLock { packages: Default::default(), tools: None, ..new.clone() };

@@ -23,7 +23,7 @@ pub(super) fn roots(work: &Work<'_>, plan: &RolePlan, lock: &mut ReleaseLock) ->
         }
     }
     if !wanted.is_empty()
-        && let Some(newer) = fetch::packages(session, store, lock, &wanted, global.offline, false)?
+        && let Some(newer) = fetch::packages(session, store, lock, &wanted, global.offline, None)?
     {
         *lock = newer;
     }

@@ -5,7 +5,7 @@ use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, Role, Word};
 use crate::layer::scratch;
 use crate::lock::mirror::Mirrors;
-use crate::lock::{Lock, LockedPackage, ReleaseLock};
+use crate::lock::{Lock, ReleaseLock};
 use crate::model::load::{LoadedOverlay, Project};
 use crate::model::options;
 use crate::model::overlay::Parameters;
@@ -184,13 +184,7 @@ impl Session {
 pub(super) fn locked(lock: &ReleaseLock, files: &RoleFiles) -> Result<Locked> {
     let kernel: Word = format!("kernel-{}", files.recipe.kernel).parse()?;
     let base_names: BTreeSet<&PackageName> = lock.set(&kernel).into_iter().map(|package| &package.name).collect();
-    let package = |locked: &LockedPackage| Package {
-        name: locked.name.clone(),
-        version: locked.version.clone(),
-        digest: locked.sha256,
-        size: locked.size,
-    };
-    let set = |name: &Word| -> Vec<Package> { lock.set(name).into_iter().map(package).collect() };
+    let set = |name: &Word| -> Vec<Package> { lock.set(name).into_iter().map(Package::from).collect() };
     Ok(Locked {
         epoch: i64::try_from(lock.source_date_epoch).map_err(|_| Error::new("the lock's source_date_epoch is out of range"))?,
         base: set(&kernel),

@@ -368,7 +368,11 @@ pub fn loaders(store: &Store, lock: &WriteLock, plan: &RolePlan, watch: &dyn Wat
     unpacked(store, lock, &plan.loaders, &plan.locked.loaders, watch)
 }
 
-fn unpacked(store: &Store, _lock: &WriteLock, key: &Key, packages: &[Package], watch: &dyn Watch) -> Result<PathBuf> {
+/// Packages unpacked beside images, once per list of them.
+///
+/// # Errors
+/// As [`tools`].
+pub(super) fn unpacked(store: &Store, _lock: &WriteLock, key: &Key, packages: &[Package], watch: &dyn Watch) -> Result<PathBuf> {
     let target = store.tools(&key.digest());
     if target.exists() {
         return Ok(target);

@@ -17,6 +17,12 @@ impl Moment {
         Self(unix)
     }
 
+    /// What this machine's clock says.
+    pub fn now() -> Self {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Self(since.map(|since| since.as_secs()).unwrap_or_default())
+    }
+
     /// Seconds since 1970-01-01T00:00:00Z.
     pub fn unix(self) -> u64 {
         self.0

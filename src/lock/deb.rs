@@ -1,28 +1,33 @@
 //! Resolves a release of the Debian family with apt's own solver.
 //!
-//! apt verifies the archives' lists against the release's keyring and solves each set for an empty system,
-//! without recommended packages:
+//! The archives' lists are verified against the release's keyring. Then apt, which is a locked package itself (the set
+//! `solver`; `bootstrap` finds it the first time), solves each set for an empty system, without recommended packages:
 //!
 //! - `base`: every essential package and what the release asks for
-//! - `tools`: only what its packages need to run, without the essential packages of a whole system,
-//!   for it is unpacked and never configured
+//! - `tools`, `loaders`, `solver`: only what their packages need to run, without the essential packages of a whole system,
+//!   for they are unpacked and never configured
 //! - any other set: what its role asks for, on top of all of `base`
 //!
 //! Sets share one choice of versions. Versions already locked are kept as long as the archive has exactly
 //! them; the digest, size and path of each package come from the verified lists.
 
 mod apt;
+mod archive;
+mod bootstrap;
 mod index;
+mod version;
 
+use super::date::Moment;
 use super::mirror::Mirrors;
-use super::request::{BASE, Request, Update, is_apart};
+use super::request::{BASE, Request, SOLVER, Update, is_apart};
+use super::solver::Roots;
 use super::{LockedPackage, ReleaseLock};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
-use crate::base::fs;
 use crate::base::name::{PackageName, Word};
 use crate::model::release::{Backend, Release};
 use apt::Apt;
+use archive::Archive;
 use index::{Index, Stanza};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,11 +43,23 @@ type Solved<'a> = BTreeMap<Word, BTreeMap<&'a str, Stanza<'a>>>;
 /// # Errors
 /// The archive does not verify or cannot be reached; a package asked for does not exist (named with its
 /// set); the solver finds no solution (in its own words).
-pub fn resolve(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update, mirrors: &Mirrors) -> Result<ReleaseLock> {
-    resolve_release(request, old, update, mirrors).map_err(|error| error.doing(format!("locking {}", request.name)))
+pub fn resolve(
+    request: &Request<'_>,
+    old: Option<&ReleaseLock>,
+    update: &Update,
+    mirrors: &Mirrors,
+    roots: &dyn Roots,
+) -> Result<ReleaseLock> {
+    resolve_release(request, old, update, mirrors, roots).map_err(|error| error.doing(format!("locking {}", request.name)))
 }
 
-fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update, mirrors: &Mirrors) -> Result<ReleaseLock> {
+fn resolve_release(
+    request: &Request<'_>,
+    old: Option<&ReleaseLock>,
+    update: &Update,
+    mirrors: &Mirrors,
+    roots: &dyn Roots,
+) -> Result<ReleaseLock> {
     let release = request.release;
     if release.backend != Backend::Deb {
         return Err(
@@ -50,18 +67,16 @@ fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Up
         );
     }
     request.knows(old, update)?;
-    let apt = Apt::new(release, mirrors)?;
-    apt.update()?;
-    let suites = apt.suites(mirrors)?;
-    let mut texts = Vec::new();
-    for list in apt.lists()? {
-        texts.push((list.suite, fs::read_text(&list.path)?));
-    }
+    let archive = Archive::read(release, mirrors, Moment::now())?;
+    let suites = archive.suites.clone();
     let mut index = Index::default();
-    for (suite, text) in &texts {
-        index.add(*suite, text).map_err(|error| error.doing(format!("reading the suite {}", release.suites[*suite].name)))?;
+    for list in &archive.lists {
+        let what = |error: Error| error.doing(format!("reading the suite {}", release.suites[list.suite].name));
+        index.add(list.suite, &list.text).map_err(what)?;
     }
     known_to_archive(request, &index)?;
+    let root = roots.root(&solver(request, &index, &suites, old)?).map_err(|error| error.doing("getting the solver"))?;
+    let apt = Apt::new(release, &archive, root.as_ref())?;
 
     let pins = pins(&index, old, update);
     apt.pin(&pins)?;
@@ -94,6 +109,40 @@ fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Up
         }
     }
     Ok(request.lock(suites, packages, old))
+}
+
+/// The packages of the solver itself: those of the old lock if the archives still have them, or what a first lock begins with.
+/// What this machine or its store has does not matter.
+fn solver(
+    request: &Request<'_>,
+    index: &Index<'_>,
+    suites: &[super::LockedSuite],
+    old: Option<&ReleaseLock>,
+) -> Result<Vec<LockedPackage>> {
+    let set: Word = SOLVER.parse()?;
+    let locked_before: Vec<&LockedPackage> = old.map(|old| old.set(&set)).unwrap_or_default();
+    let is_there = |package: &&LockedPackage| index.versions(package.name.as_str()).iter().any(|one| is_locked(one, package));
+    if !locked_before.is_empty() && locked_before.iter().all(is_there) {
+        return Ok(locked_before.into_iter().cloned().collect());
+    }
+    let release = request.release;
+    let names: BTreeSet<&str> = match request.sets.get(&set) {
+        Some(names) => names.iter().map(PackageName::as_str).collect(),
+        None => release.packages.solver.iter().map(PackageName::as_str).collect(),
+    };
+    if names.is_empty() {
+        return Err(Error::new("the release does not say what solves its dependencies")
+            .next("write solver = [\"apt\", \"dpkg\"] below [packages] in the release"));
+    }
+    let known = names.iter().map(|name| {
+        let first = index.versions(name).first().map(|stanza| stanza.name);
+        first.ok_or_else(|| {
+            Error::new(format!("there is no package `{name}`, which solver asks for"))
+                .next("write the name of a package that the release's suites have")
+        })
+    });
+    let chosen = bootstrap::closure(index, known.collect::<Result<Vec<&str>>>()?)?;
+    chosen.values().map(|stanza| locked(stanza, index, release, suites, None)).collect()
 }
 
 /// Names every package asked for that the archive does not have, with its set.

@@ -5,8 +5,11 @@
 //! A snapshot mirror is laid out as `<base>/<stamp>/<path>`, `<base>` being the URL of the archive's own
 //! snapshots and `<stamp>` a moment (`20260912T075541Z`); it answers with what was there at that moment.
 
+mod get;
 mod resolver;
 mod transfer;
+
+pub(in crate::lock) use get::Getter;
 
 use super::mirror::Mirrors;
 use super::{LockedPackage, join};
@@ -16,7 +19,6 @@ use crate::base::name::{PackageName, Word};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
 use transfer::{Manner, Outcome, Transfer};
 
 /// How many packages are under way at once.
@@ -107,13 +109,7 @@ pub fn fetch(
     offline: bool,
     progress: &dyn Progress,
 ) -> Result<(), FetchError> {
-    let manner = Manner {
-        tries: 5,
-        first_pause: Duration::from_millis(500),
-        stall: Duration::from_secs(60),
-        proxy: ureq::Proxy::try_from_env(),
-    };
-    fetch_with(packages, mirrors, snapshots, sink, offline, progress, manner)
+    fetch_with(packages, mirrors, snapshots, sink, offline, progress, Manner::usual())
 }
 
 fn fetch_with(

@@ -12,6 +12,7 @@
 //! - [`file`] the form on disk · [`date`] moments
 //! - [`mirror`] where archives are: explicit, or the build machine's own apt sources
 //! - [`request`] what to resolve · [`deb`], [`rpm`] ask the distribution's solver (apt, dnf) in a private folder
+//! - [`solver`] where solvers run · [`openpgp`] archives' signatures
 //! - [`fetch`] downloads
 //!
 //! To add a package backend: one more file beside `deb` with the same `resolve`, and a line in `request`.
@@ -21,14 +22,17 @@ pub mod deb;
 pub mod fetch;
 pub mod file;
 pub mod mirror;
+pub mod openpgp;
 pub mod request;
 pub mod rpm;
 pub mod signature;
+pub mod solver;
 
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, Word};
 use crate::base::path::RelPath;
+use crate::plan::Package;
 use date::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -95,6 +99,12 @@ pub struct LockedPackage {
     pub sets: BTreeSet<Word>,
 }
 
+impl From<&LockedPackage> for Package {
+    fn from(locked: &LockedPackage) -> Self {
+        Self { name: locked.name.clone(), version: locked.version.clone(), digest: locked.sha256, size: locked.size }
+    }
+}
+
 impl Lock {
     /// The lock of a release.
     ///
@@ -124,14 +134,16 @@ impl ReleaseLock {
         suites.find(|suite| suite.name == package.suite && suite.archive == package.archive)
     }
 
-    /// Refuses a lock that was made for other requests than `requested` (set name -> packages asked for).
+    /// Refuses a lock that was made for other requests than `requested` (set name -> packages asked for). What resolved it is
+    /// in no image: a lock of another solver, or one that does not name it, is as good.
     ///
     /// # Errors
     /// Names what each set misses or no longer wants.
     pub fn check(&self, requested: &BTreeMap<Word, BTreeSet<PackageName>>) -> Result<()> {
         let locked = |set: &Word| self.requested.get(set).or_else(|| self.tools.as_ref()?.requested.get(set));
         let tools = self.tools.iter().flat_map(|tools| tools.requested.keys());
-        let sets: BTreeSet<&Word> = requested.keys().chain(self.requested.keys()).chain(tools).collect();
+        let mut sets: BTreeSet<&Word> = requested.keys().chain(self.requested.keys()).chain(tools).collect();
+        sets.retain(|set| set.as_str() != request::SOLVER);
         let mut findings = Vec::new();
         for set in sets {
             match (requested.get(set), locked(set)) {

@@ -1,6 +1,7 @@
 //! What to resolve, whichever solver does it.
 
 use super::mirror::Mirrors;
+use super::solver::Roots;
 use super::{LockedPackage, LockedSuite, ReleaseLock, deb, rpm};
 use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, Word};
@@ -17,9 +18,12 @@ pub const TOOLS: &str = "tools";
 /// The loaders' set.
 pub const LOADERS: &str = "loaders";
 
+/// The set of what resolves all the others.
+pub const SOLVER: &str = "solver";
+
 /// Whether a set is solved on its own: what is in it is unpacked beside images, never in one.
 pub fn is_apart(set: &Word) -> bool {
-    [TOOLS, LOADERS].contains(&set.as_str())
+    [TOOLS, LOADERS, SOLVER].contains(&set.as_str())
 }
 
 /// What to resolve.
@@ -54,10 +58,16 @@ pub enum Update {
 /// # Errors
 /// An archive does not verify or cannot be reached; a package asked for does not exist (named with its
 /// set); the solver finds no solution (in its own words).
-pub fn resolve(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update, mirrors: &Mirrors) -> Result<ReleaseLock> {
+pub fn resolve(
+    request: &Request<'_>,
+    old: Option<&ReleaseLock>,
+    update: &Update,
+    mirrors: &Mirrors,
+    roots: &dyn Roots,
+) -> Result<ReleaseLock> {
     match request.release.backend {
-        Backend::Deb => deb::resolve(request, old, update, mirrors),
-        Backend::Rpm => rpm::resolve(request, old, update, mirrors),
+        Backend::Deb => deb::resolve(request, old, update, mirrors, roots),
+        Backend::Rpm => rpm::resolve(request, old, update, mirrors, roots),
     }
 }
 
@@ -100,7 +110,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Whether an older lock's suites vouch for everything in a newer lock of the same suites.
+/// Whether an older lock's suites vouch for everything in a newer lock of the same suites. What only solves is in no image, so
+/// that a newer one changes no image's time; its date is its own.
 fn vouches(old: &ReleaseLock, new: &ReleaseLock) -> bool {
     let place = |lock: &ReleaseLock| {
         lock.suites.iter().map(|suite| (suite.archive.clone(), suite.name.clone(), suite.signed)).collect::<Vec<_>>()
@@ -109,5 +120,6 @@ fn vouches(old: &ReleaseLock, new: &ReleaseLock) -> bool {
         let old = old.packages.get(&package.name);
         old.is_some_and(|old| (&old.version, old.sha256, &old.suite) == (&package.version, package.sha256, &package.suite))
     };
-    place(old) == place(new) && new.packages.values().all(same)
+    let in_images = |package: &&LockedPackage| package.sets.iter().any(|set| set.as_str() != SOLVER);
+    place(old) == place(new) && new.packages.values().filter(in_images).all(same)
 }

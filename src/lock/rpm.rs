@@ -1,20 +1,26 @@
 //! Resolves a release of the Red Hat family with dnf's own solver.
 //!
-//! dnf verifies each repository's metadata (`repomd.xml` by its signature where there is one, the lists by the
-//! digests in it) and solves each set for an empty system, without weak dependencies:
+//! Each repository's metadata is verified (`repomd.xml` by its signature where there is one, the lists by the digests in
+//! it). Then dnf solves each set for an empty system, without weak dependencies:
 //!
 //! - `base`: what the release asks for
 //! - any other set: what its role or kernel flavour asks for, on top of all of `base`
-//! - `tools` come from another release's archives, as Debian packages, and are resolved as those are
+//! - `tools` and `solver` come from another release's archives, as Debian packages, and are resolved as those are. dnf is
+//!   one of `solver`; a release that names none has the machine's own dnf asked, of which the command line tells
 //!
 //! Sets share one choice of versions. Versions already locked are kept as long as a repository has exactly them.
 //! A repository without a signature is locked as such: its packages must each be signed, which is checked when
 //! they are fetched (`super::signature`).
 
 mod dnf;
+pub(super) mod package;
+mod repository;
 
+use super::fetch::Getter;
 use super::mirror::Mirrors;
-use super::request::{Request, TOOLS, Update};
+use super::openpgp::Keyring;
+use super::request::{Request, SOLVER, TOOLS, Update};
+use super::solver::{Root, Roots};
 use super::{LockedPackage, LockedSuite, ReleaseLock, deb};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
@@ -33,11 +39,23 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// A repository does not verify or cannot be reached, or nobody says where it is or which keys to trust; a package
 /// asked for does not exist (named with its set); the solver finds no solution (in its own words).
-pub fn resolve(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update, mirrors: &Mirrors) -> Result<ReleaseLock> {
-    resolve_release(request, old, update, mirrors).map_err(|error| error.doing(format!("locking {}", request.name)))
+pub fn resolve(
+    request: &Request<'_>,
+    old: Option<&ReleaseLock>,
+    update: &Update,
+    mirrors: &Mirrors,
+    roots: &dyn Roots,
+) -> Result<ReleaseLock> {
+    resolve_release(request, old, update, mirrors, roots).map_err(|error| error.doing(format!("locking {}", request.name)))
 }
 
-fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Update, mirrors: &Mirrors) -> Result<ReleaseLock> {
+fn resolve_release(
+    request: &Request<'_>,
+    old: Option<&ReleaseLock>,
+    update: &Update,
+    mirrors: &Mirrors,
+    roots: &dyn Roots,
+) -> Result<ReleaseLock> {
     let release = request.release;
     if release.backend != Backend::Rpm {
         return Err(
@@ -53,11 +71,43 @@ fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Up
     let mut request = request.clone();
     let tools = request.sets.remove(&TOOLS.parse::<Word>()?);
 
+    let set: Word = SOLVER.parse()?;
+    let solver = request.sets.remove(&set);
+    // The tools first: dnf is one of their release's packages.
+    let apart: BTreeMap<Word, BTreeSet<PackageName>> =
+        [(TOOLS.parse()?, tools), (set.clone(), solver)].into_iter().filter_map(|(set, names)| Some((set, names?))).collect();
+    let tools = match apart.is_empty() {
+        true => None,
+        false => Some(resolve_tools(&request, apart, old, update, mirrors, roots)?),
+    };
+    let solver: Vec<LockedPackage> = tools.iter().flat_map(|tools| tools.set(&set)).cloned().collect();
+
     let folder = tempfile::Builder::new().prefix("ostack-lock-").tempdir().doing(|| "creating a temporary folder for dnf")?;
-    let repositories =
-        release.suites.iter().map(|suite| repository(&request, suite, mirrors)).collect::<Result<Vec<Repository>>>()?;
+    let folder = folder.path();
+    let (getter, now) = (Getter::new(), Moment::now());
+    let mut suites = Vec::new();
+    for (number, suite) in release.suites.iter().enumerate() {
+        let base = mirrors.of(&suite.archive)?.first().map(String::as_str).unwrap_or_default();
+        let path = suite.path.as_ref().map(|path| path.as_str()).unwrap_or_default();
+        let keyring = keyring(request.keys, &suite.archive)?;
+        let found = repository::read(&getter, &format!("{base}/{path}"), &keyring, &place(folder, number), now)
+            .map_err(|error| error.doing(format!("reading the repository {}", suite.name)))?;
+        let (name, archive) = (suite.name.clone(), suite.archive.clone());
+        suites.push(LockedSuite { name, archive, date: found.date, sha256: found.sha256, signed: found.signed });
+    }
+    let root: Box<dyn Root> = match solver.is_empty() {
+        true => Box::new(dnf::Machine),
+        false => roots.root(&solver).map_err(|error| error.doing("getting the solver"))?,
+    };
+    let repository = |(number, suite): (usize, &Suite)| Repository {
+        id: suite.name.clone(),
+        path: place(&root.sees(folder), number),
+        priority: suite.priority,
+        exclude: suite.exclude.clone(),
+    };
+    let repositories: Vec<Repository> = release.suites.iter().enumerate().map(repository).collect();
     let question = Question {
-        folder: folder.path(),
+        folder: &root.sees(folder),
         architecture: &release.architecture,
         repositories: &repositories,
         sets: &request.sets,
@@ -74,39 +124,42 @@ fn resolve_release(request: &Request<'_>, old: Option<&ReleaseLock>, update: &Up
             _ => BTreeSet::new(),
         },
     };
-    let answer = dnf::solve(&question)?.map_err(|refusal| explained(&refusal, &request))?;
+    let answer = dnf::solve(&question, folder, root.as_ref())?.map_err(|refusal| explained(&refusal, &request))?;
 
-    let suites = release
-        .suites
-        .iter()
-        .zip(&repositories)
-        .map(|(suite, repository)| {
-            let found = answer.repositories.get(&suite.name);
-            let found = found.ok_or_else(|| Error::new(format!("dnf did not read the repository {}", suite.name)))?;
-            Ok(LockedSuite {
-                name: suite.name.clone(),
-                archive: suite.archive.clone(),
-                date: Moment::at(found.time),
-                sha256: Digest::of(fs::read(&found.repomd)?),
-                signed: repository.signed,
-            })
-        })
-        .collect::<Result<Vec<LockedSuite>>>()?;
     let packages = locked(&answer, &release.suites, &suites, old)?;
     let mut lock = request.lock(suites, packages, old);
-    if let Some(names) = tools {
-        lock.tools = Some(Box::new(resolve_tools(&request, names, old, update, mirrors)?));
-    }
+    lock.tools = tools.map(Box::new);
     Ok(lock)
 }
 
-/// The tools, from the archives of the release that has them.
+/// The version of the machine's own dnf, which resolves releases that name no solver.
+///
+/// # Errors
+/// The machine has none.
+pub fn machine() -> Result<String> {
+    dnf::version().map_err(|error| no_dnf(error.cause()))
+}
+
+fn no_dnf(said: &str) -> Error {
+    Error::new(format!("dnf's Python library cannot be used: {said}")).next(
+        "write solver = [\"apt\", \"dpkg\", \"python3-dnf\"] and tools_from below [packages] in the release, which then brings it along; \
+         or install it: apt-get install python3-dnf",
+    )
+}
+
+/// Where a repository is, as seen from the folder's own place.
+fn place(folder: &Path, number: usize) -> PathBuf {
+    folder.join("repositories").join(number.to_string())
+}
+
+/// The tools and the solver, from the archives of the release that has them.
 fn resolve_tools(
     request: &Request<'_>,
-    names: BTreeSet<PackageName>,
+    sets: BTreeMap<Word, BTreeSet<PackageName>>,
     old: Option<&ReleaseLock>,
     update: &Update,
     mirrors: &Mirrors,
+    roots: &dyn Roots,
 ) -> Result<ReleaseLock> {
     let (name, release) = request.tools.ok_or_else(|| {
         Error::new("nobody says which release has the tools").next("write tools_from in the release's [packages]")
@@ -114,35 +167,36 @@ fn resolve_tools(
     let old = old.and_then(|old| old.tools.as_deref());
     let update = match update {
         Update::Only(updated) => {
-            let here = |one: &&PackageName| names.contains(*one) || old.is_some_and(|old| old.packages.contains_key(*one));
+            let here = |one: &&PackageName| {
+                sets.values().any(|names| names.contains(*one)) || old.is_some_and(|old| old.packages.contains_key(*one))
+            };
             Update::Only(updated.iter().filter(here).cloned().collect())
         }
         other => other.clone(),
     };
-    let sets = BTreeMap::from([(TOOLS.parse()?, names)]);
-    deb::resolve(&Request::new(name, release, sets), old, &update, mirrors)
+    deb::resolve(&Request::new(name, release, sets), old, &update, mirrors, roots)
 }
 
-/// Where a repository is, and whether its metadata is signed.
-fn repository(request: &Request<'_>, suite: &Suite, mirrors: &Mirrors) -> Result<Repository> {
-    let base = mirrors.of(&suite.archive)?.first().map(String::as_str).unwrap_or_default();
-    let path = suite.path.as_ref().map(|path| path.as_str()).unwrap_or_default();
-    let url = format!("{base}/{path}");
-    Ok(Repository {
-        signed: dnf::has_signature(&url).map_err(|error| error.doing(format!("reading the repository {}", suite.name)))?,
-        id: suite.name.clone(),
-        url,
-        priority: suite.priority,
-        exclude: suite.exclude.clone(),
-        keys: keys(request.keys, &suite.archive)?,
-    })
+/// An archive's keys.
+///
+/// # Errors
+/// The site names none, or one is no file of keys; the remedy is what to write there.
+pub(super) fn keyring(trust: &BTreeMap<Word, Vec<PathBuf>>, archive: &Word) -> Result<Keyring> {
+    let keyring = |file: PathBuf| {
+        Keyring::read(&fs::read(&file)?).map_err(|error| {
+            error
+                .doing(format!("reading the key {}", file.display()))
+                .next("name a file with a public key below [trust] in site.toml")
+        })
+    };
+    Ok(Keyring::joined(keys(trust, archive)?.into_iter().map(keyring).collect::<Result<Vec<_>>>()?))
 }
 
 /// The files with an archive's keys, as absolute paths.
 ///
 /// # Errors
 /// The site names none, or one does not exist; the remedy is what to write there.
-pub(super) fn keys(trust: &BTreeMap<Word, Vec<PathBuf>>, archive: &Word) -> Result<Vec<PathBuf>> {
+fn keys(trust: &BTreeMap<Word, Vec<PathBuf>>, archive: &Word) -> Result<Vec<PathBuf>> {
     let files = trust.get(archive).filter(|files| !files.is_empty()).ok_or_else(|| {
         Error::new(format!("no key of the archive `{archive}` is known, so that nothing of it could be verified")).next(format!(
             "write {archive} = [\"FILE\"] below [trust] in site.toml: the archive's public key, after comparing its \
@@ -161,10 +215,8 @@ pub(super) fn keys(trust: &BTreeMap<Word, Vec<PathBuf>>, archive: &Word) -> Resu
 /// dnf's refusal as an error that names what to do.
 fn explained(refusal: &Refusal, request: &Request<'_>) -> Error {
     match refusal {
-        Refusal::NoDnf(said) => {
-            Error::new(format!("dnf's Python library cannot be used: {said}")).next("install it: apt-get install python3-dnf")
-        }
-        Refusal::Repository(said) => Error::new(format!("dnf could not read or verify a repository:\n{said}"))
+        Refusal::NoDnf(said) => no_dnf(said),
+        Refusal::Repository(said) => Error::new(format!("dnf could not read a repository:\n{said}"))
             .next("check its URL below [mirror] and its keys below [trust] in site.toml"),
         Refusal::Missing(missing) => {
             let findings: Vec<String> = missing

@@ -112,6 +112,7 @@ impl Project {
         }
         let text = fs::read_text(&path)?;
         let mut release = release::parse(&Source { file: &path, text: &text })?;
+        release.keyring = release.keyring.map(|file| self.root.join("recipes").join(file).display().to_string());
         let configure = &mut release.configure;
         for name in configure.replace.values().chain(&configure.finish) {
             let helper = self.root.join("recipes/helpers").join(name.as_str());

@@ -17,7 +17,7 @@ pub struct Release {
     pub backend: Backend,
     /// The distribution's name of the machine architecture.
     pub architecture: Word,
-    /// Keyring that the archive's signatures are checked against (a file of the build machine).
+    /// The public keys that the archive's signatures are checked against: a file below `recipes/`, or an absolute path.
     #[serde(default)]
     pub keyring: Option<String>,
     /// Where packages come from.
@@ -116,10 +116,13 @@ pub struct Packages {
     /// What writes the image (filesystems, boot loader); unpacked beside the image, never in it.
     #[serde(default)]
     pub tools: Vec<PackageName>,
+    /// What resolves dependencies (apt; for rpm dnf's library); unpacked beside the image, never in it.
+    #[serde(default)]
+    pub solver: Vec<PackageName>,
     /// What blank machines start by: boot loaders of the network and what writes media; unpacked beside the image, never in it.
     #[serde(default)]
     pub loaders: Vec<PackageName>,
-    /// The release (of the backend deb) whose archives have the tools. Tools are unpacked Debian packages, so a release of
+    /// The release (of the backend deb) whose archives have tools and solver. These are unpacked Debian packages, so a release of
     /// another backend needs it.
     #[serde(default)]
     pub tools_from: Option<Word>,
@@ -260,9 +263,11 @@ pub fn parse(source: &Source<'_>) -> Result<Release> {
                 .at(source.file, lines.of(&["backend"]))
                 .next("write [rpm] with first = [\"…\"] and database = \"/var/lib/rpm\""));
         }
-        if release.packages.tools_from.is_none() && !release.packages.tools.is_empty() {
-            return Err(Error::new("tools are unpacked Debian packages, which this release has not")
-                .at(source.file, lines.of(&["packages", "tools"]))
+        let Packages { tools, solver, tools_from, .. } = &release.packages;
+        let apart = [("tools", tools), ("solver", solver)].into_iter().find(|(_, names)| !names.is_empty());
+        if let (Some((key, _)), None) = (apart, tools_from) {
+            return Err(Error::new(format!("{key} are unpacked Debian packages, which this release has not"))
+                .at(source.file, lines.of(&["packages", key]))
                 .next("write tools_from = \"…\", the name of a release that has them"));
         }
     }

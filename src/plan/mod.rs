@@ -27,7 +27,7 @@ mod steps;
 
 pub use planner::{NodePlanner, Planner};
 pub use requested::requested;
-pub use role::{Inputs, OverlayStep, PlannedState, RolePlan};
+pub use role::{Inputs, OverlayStep, PlannedState, RolePlan, unpacked_key};
 
 use crate::base::digest::Digest;
 use crate::base::name::PackageName;

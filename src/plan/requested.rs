@@ -4,12 +4,12 @@ use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, Role, Word};
 use crate::model::load::LoadedOverlay;
 use crate::model::recipe::Recipe;
-use crate::model::release::Release;
+use crate::model::release::{Packages, Release};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A set's name -> the packages asked for. Sets: `base`, `kernel-FLAVOUR` for each flavour that a recipe uses, `tools`,
-/// `loaders`, and one per role. Each but `tools` and `loaders` is resolved on top of `base`.
+/// `loaders`, `solver`, and one per role. Each but these three is resolved on top of `base`.
 ///
 /// # Errors
 /// A recipe names a kernel flavour that the release does not have.
@@ -21,7 +21,8 @@ pub fn requested(
     let word = |text: &str| text.parse::<Word>();
     let mut sets: BTreeMap<Word, BTreeSet<PackageName>> = BTreeMap::new();
     sets.insert(word("base")?, release.packages.base.iter().cloned().collect());
-    for (set, packages) in [("tools", &release.packages.tools), ("loaders", &release.packages.loaders)] {
+    let Packages { tools, loaders, solver, .. } = &release.packages;
+    for (set, packages) in [("tools", tools), ("loaders", loaders), ("solver", solver)] {
         if !packages.is_empty() {
             sets.insert(word(set)?, packages.iter().cloned().collect());
         }

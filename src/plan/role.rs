@@ -131,8 +131,8 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
     let shown: Vec<(&LoadedOverlay, &FileSet)> = rendered.iter().map(|(overlay, files)| (*overlay, files)).collect();
     files::no_clash(&shown)?;
 
-    let tools = packages_key("tools", version::TOOLS, &locked.tools);
-    let loaders = packages_key("loaders", version::TOOLS, &locked.loaders);
+    let tools = unpacked_key("tools", &locked.tools);
+    let loaders = unpacked_key("loaders", &locked.loaders);
     let clean = serde_json::to_string(&inputs.release.clean).unwrap_or_default();
     let configure = serde_json::to_string(&inputs.release.configure).unwrap_or_default();
     let people = serde_json::to_string(&(&inputs.release.users, &inputs.release.groups)).unwrap_or_default();
@@ -235,6 +235,11 @@ impl RolePlan {
     pub fn image_name(&self) -> String {
         format!("{}-{}", self.release, self.role)
     }
+}
+
+/// The key of packages that are unpacked beside images.
+pub fn unpacked_key(step: &str, packages: &[Package]) -> Key {
+    packages_key(step, version::TOOLS, packages)
 }
 
 fn packages_key(step: &str, version: u32, packages: &[Package]) -> Key {

@@ -84,6 +84,11 @@ impl Role {
         self.test.store()
     }
 
+    /// The lock that it was built from; read only.
+    pub fn lock_file(&self) -> PathBuf {
+        self.test.project().join("ostack.lock")
+    }
+
     /// A read-only command on the shared project.
     pub fn run<const N: usize>(&self, args: [&str; N]) -> Ran {
         self.test.run(args)
@@ -104,7 +109,7 @@ impl Role {
     }
 
     fn project(&self) -> Test {
-        Test::new().write("ostack.lock", fs::read(self.test.project().join("ostack.lock")).unwrap())
+        Test::new().write("ostack.lock", fs::read(self.lock_file()).unwrap())
     }
 }
 

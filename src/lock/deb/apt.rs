@@ -1,37 +1,22 @@
-//! The build machine's `apt-get` in a folder of its own: it sees the release's suites, the release's
-//! keyring and an empty system, and nothing of the machine's own apt configuration.
+//! The solver's `apt-get` in a folder of its own: it sees the verified lists of the release's suites and an empty system,
+//! and nothing else: no network, no other apt's configuration.
 
-use crate::base::digest::Digest;
+use super::archive::Archive;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::name::Word;
-use crate::base::tool::Tool;
-use crate::lock::LockedSuite;
-use crate::lock::date::Moment;
-use crate::lock::mirror::Mirrors;
-use crate::model::release::{Release, Suite};
+use crate::lock::solver::Root;
+use crate::model::release::Release;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// What of the caller's environment apt sees: where to find programs and proxies.
-const ENVIRONMENT: [&str; 7] = ["PATH", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 
 /// How much of apt's own words an error shows, in lines.
 const WORDS_LINES: usize = 30;
 
 /// An apt that knows nothing but the suites of one release.
 pub(super) struct Apt<'a> {
+    root: &'a dyn Root,
     folder: tempfile::TempDir,
-    suites: &'a [Suite],
-    keyring: &'a str,
-}
-
-/// A verified `Packages` list.
-pub(super) struct List {
-    /// Index of its suite in the release.
-    pub suite: usize,
-    /// Where its text is.
-    pub path: PathBuf,
 }
 
 /// A package that apt would install.
@@ -43,19 +28,13 @@ pub(super) struct Install {
 }
 
 impl<'a> Apt<'a> {
-    /// Lays the folder out; nothing is downloaded yet.
-    pub fn new(release: &'a Release, mirrors: &Mirrors) -> Result<Self> {
-        let Some(keyring) = release.keyring.as_deref() else {
-            return Err(Error::new("the release names no keyring, so that no archive could be verified")
-                .next("write keyring = \"/usr/share/keyrings/….gpg\" in the release"));
-        };
-        fs::must_exist(
-            Path::new(keyring),
-            "the release's keyring",
-            "install the distribution's keyring package (for Debian: apt-get install debian-archive-keyring), or name its file in the release",
-        )?;
+    /// Lays the folder out and has apt read the suites' lists.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or apt does not take the lists: in its own words.
+    pub fn new(release: &Release, archive: &Archive, root: &'a dyn Root) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ostack-lock-").tempdir().doing(|| "creating a temporary folder for apt")?;
-        let apt = Self { folder, suites: &release.suites, keyring };
+        let apt = Self { root, folder };
         for name in ["etc/apt.conf.d", "etc/auth.conf.d", "etc/preferences.d", "etc/sources.list.d", "etc/trusted.gpg.d"] {
             fs::create_dir_all(&apt.path(name))?;
         }
@@ -63,88 +42,27 @@ impl<'a> Apt<'a> {
             fs::create_dir_all(&apt.path(name))?;
         }
         apt.put("state/status", "")?;
-        apt.put("apt.conf", &configuration(apt.folder.path(), &release.architecture))?;
+        let seen = root.sees(apt.folder.path());
+        apt.put("apt.conf", &configuration(&seen, &release.architecture))?;
+        archive.lay_out(&apt.path("archive"))?;
         for (number, suite) in release.suites.iter().enumerate() {
-            let url = mirrors.of(&suite.archive)?.first().map(String::as_str).unwrap_or_default();
-            // apt would link the lists of a file:// archive, which could change after they were verified.
-            let url = url.replacen("file://", "copy:", 1);
-            let (name, components) = (&suite.name, suite.components.join(" "));
-            let architecture = &release.architecture;
+            let place = seen.join("archive").join(number.to_string());
+            let (name, components, architecture) = (&suite.name, suite.components.join(" "), &release.architecture);
+            // Signature and dates were checked when the lists were downloaded, by one rule for every version of apt, whose
+            // verifiers (gpgv, sqv) have rules of their own. Digests apt checks again.
             let text = format!(
-                "Types: deb\nURIs: {url}\nSuites: {name}\nComponents: {components}\n\
-                 Architectures: {architecture}\nSigned-By: {keyring}\n"
+                "Types: deb\nURIs: copy:{}\nSuites: {name}\nComponents: {components}\nArchitectures: {architecture}\n\
+                 Trusted: yes\nCheck-Valid-Until: no\nCheck-Date: no\nBy-Hash: no\n",
+                place.display()
             );
-            apt.put(&source_file(number), &text)?;
+            apt.put(&format!("etc/sources.list.d/suite-{number}.sources"), &text)?;
         }
-        Ok(apt)
-    }
-
-    /// Downloads and verifies the lists of every suite.
-    ///
-    /// # Errors
-    /// A suite is not there, not signed with the keyring, outdated, or its lists are not the signed ones.
-    pub fn update(&self) -> Result<()> {
-        let (success, text) = self.run(&["update"])?;
+        let (success, text) = apt.run(&["update"])?;
         if success {
-            return Ok(());
+            return Ok(apt);
         }
-        let words = complaints(&text);
-        let error = if ["is not signed", "NO_PUBKEY", "BADSIG", "signatures were invalid"].iter().any(|sign| text.contains(sign))
-        {
-            Error::new(format!("the archive's signature did not verify against {}:\n{words}", self.keyring))
-                .next("check that the mirror is the distribution's own and that the release's keyring has its current keys")
-        } else if ["is expired", "is not valid yet"].iter().any(|sign| text.contains(sign)) {
-            Error::new(format!("the archive is out of date:\n{words}"))
-                .next("use a mirror that is up to date, and check this machine's clock")
-        } else {
-            Error::new(format!("apt could not get the archive's lists:\n{words}"))
-                .next("check the mirror: [mirror] in site.toml, --mirror, or this machine's apt sources")
-        };
-        Err(error)
-    }
-
-    /// The lists of every suite, after [`Apt::update`]. A suite without packages has none.
-    pub fn lists(&self) -> Result<Vec<List>> {
-        let (success, text) = self.run(&["indextargets", "--format", "$(CREATED_BY) $(SOURCESENTRY) $(FILENAME)"])?;
-        if !success {
-            return Err(Error::new(format!("apt could not say where its lists are:\n{}", complaints(&text))));
-        }
-        let mut lists = Vec::new();
-        for line in text.lines() {
-            let mut words = line.splitn(3, ' ');
-            let (Some("Packages"), Some(entry), Some(path)) = (words.next(), words.next(), words.next()) else { continue };
-            let of_entry = |number: &usize| entry.contains(&source_file(*number));
-            let suite = (0..self.suites.len()).find(of_entry);
-            let suite = suite.ok_or_else(|| Error::new(format!("apt has a list of an unknown source: {line}")))?;
-            lists.push(List { suite, path: PathBuf::from(path) });
-        }
-        lists.sort_by(|a, b| (a.suite, &a.path).cmp(&(b.suite, &b.path)));
-        Ok(lists)
-    }
-
-    /// What the verified `Release` file of each suite says, in the release's order.
-    pub fn suites(&self, mirrors: &Mirrors) -> Result<Vec<LockedSuite>> {
-        let mut suites = Vec::new();
-        for suite in self.suites {
-            let url = mirrors.of(&suite.archive)?.first().map(String::as_str).unwrap_or_default();
-            let stem = self.path("state/lists").join(list_stem(url, &suite.name));
-            let found = ["InRelease", "Release"].map(|kind| PathBuf::from(format!("{}_{kind}", stem.display())));
-            let Some(path) = found.iter().find(|path| path.exists()) else {
-                return Err(Error::new(format!("apt kept no Release file of the suite {}", suite.name)));
-            };
-            let text = fs::read_text(path)?;
-            let date = text.lines().find_map(|line| line.strip_prefix("Date:"));
-            let date = date.ok_or_else(|| Error::new(format!("the suite {} is not dated", suite.name)))?;
-            suites.push(LockedSuite {
-                name: suite.name.clone(),
-                archive: suite.archive.clone(),
-                date: Moment::from_release(date.trim())
-                    .map_err(|error| error.doing(format!("reading the suite {}", suite.name)))?,
-                sha256: Digest::of(&text),
-                signed: true,
-            });
-        }
-        Ok(suites)
+        Err(Error::new(format!("apt does not take the archive's lists:\n{}", complaints(&text)))
+            .next("name another package of the solver below [packages] in the release"))
     }
 
     /// Makes apt take these versions (name -> version) even where newer ones are there.
@@ -180,18 +98,10 @@ impl<'a> Apt<'a> {
 
     /// Runs apt-get; gives whether it succeeded, and everything it said in order.
     fn run(&self, args: &[&str]) -> Result<(bool, String)> {
-        let mut tool = Tool::new("apt-get").package("apt").args(args).clear_env().env("LC_ALL", "C.UTF-8");
-        tool = tool.env("APT_CONFIG", self.path("apt.conf"));
-        for name in ENVIRONMENT {
-            if let Some(value) = std::env::var_os(name) {
-                tool = tool.env(name, value);
-            }
-        }
-        let log = self.path("said");
-        let handle = tool.start(&log)?;
-        let output = handle.wait().doing(|| "waiting for apt-get")?;
-        let text = fs::read(&log)?;
-        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+        let folder = self.folder.path();
+        let configuration = self.root.sees(folder).join("apt.conf").display().to_string();
+        let command = [&["apt-get"], args].concat();
+        self.root.run(folder, &command, &[("APT_CONFIG", &configuration)])
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -201,10 +111,6 @@ impl<'a> Apt<'a> {
     fn put(&self, name: &str, text: &str) -> Result<()> {
         fs::write_atomic(&self.path(name), text.as_bytes())
     }
-}
-
-fn source_file(number: usize) -> String {
-    format!("etc/sources.list.d/suite-{number}.sources")
 }
 
 /// apt's configuration. It is read before the folders that it names, so that the machine's own are not.
@@ -225,33 +131,13 @@ APT::Solver "internal";
 // An unprivileged user could not enter this folder, and in a user namespace there is none.
 APT::Sandbox::User "root";
 APT::Get::Assume-Yes "true";
-// A suite that cannot be had is an error, not a warning.
+// A list that it cannot read is an error, not a warning.
 APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 Acquire::GzipIndexes "false";
-Acquire::Retries "3";
 quiet "1";
 "#
     )
-}
-
-/// How apt names what it keeps of a suite: the URL without its scheme, quoted, slashes as underscores.
-fn list_stem(url: &str, suite: &str) -> String {
-    let place = url.split_once("://").map_or(url, |(_, place)| place);
-    // User names and passwords of a URL are not in the name.
-    let place = match place.split_once('/') {
-        Some((host, path)) => format!("{}/{path}", host.rsplit('@').next().unwrap_or_default()),
-        None => place.rsplit('@').next().unwrap_or_default().to_string(),
-    };
-    let mut stem = String::new();
-    for c in format!("{place}/dists/{suite}").chars() {
-        match c {
-            '/' => stem.push('_'),
-            c if "\\|{}[]<>\"^~_=!@#$%^&*".contains(c) => stem.push_str(&format!("%{:02x}", c as u32)),
-            c => stem.push(c),
-        }
-    }
-    stem
 }
 
 /// `'URI' NAME_VERSION_ARCH.deb SIZE HASH`. apt percent-encodes what would be mistaken within the three parts.
@@ -291,9 +177,10 @@ fn shortened<'a>(lines: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::tool::Tool;
 
     #[test]
-    fn nothing_of_the_machines_own_apt_configuration_is_read() {
+    fn no_other_configuration_of_apt_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("apt.conf");
         let text = configuration(folder.path(), &"amd64".parse().unwrap());
@@ -337,14 +224,5 @@ mod tests {
                 Err("apt said what this program does not understand: 'copy:/m/pool/a_b_c_d.deb' a_b_c_d.deb 2".to_string()),
             ]
         );
-    }
-
-    #[test]
-    fn a_lists_name_is_made_as_apt_makes_it() {
-        assert_eq!(
-            list_stem("http://u:p@mirror.example:8080/a_b/debian", "stable"),
-            "mirror.example:8080_a%5fb_debian_dists_stable"
-        );
-        assert_eq!(list_stem("file:///srv/debian", "stable-updates"), "_srv_debian_dists_stable-updates");
     }
 }

@@ -27,6 +27,17 @@ impl<'a> Stanza<'a> {
     fn needs(&self) -> impl Iterator<Item = &'a str> {
         [self.pre_depends, self.depends].into_iter().flat_map(names)
     }
+
+    /// The same as the alternatives of each dependency.
+    pub fn groups(&self) -> impl Iterator<Item = Vec<&'a str>> {
+        let groups = [self.pre_depends, self.depends].into_iter().flat_map(|field| field.split(','));
+        groups.map(|group| names(group).collect::<Vec<_>>()).filter(|group| !group.is_empty())
+    }
+
+    /// The virtual packages that it provides.
+    pub fn provided(&self) -> impl Iterator<Item = &'a str> {
+        names(self.provides)
+    }
 }
 
 /// The package names in a relation field, without versions, architectures and grouping.
@@ -101,7 +112,7 @@ impl<'a> Index<'a> {
 
     /// The packages that provide a virtual one.
     pub fn providers(&self, name: &str) -> BTreeSet<&'a str> {
-        let provides = |stanza: &&Stanza<'a>| names(stanza.provides).any(|provided| provided == name);
+        let provides = |stanza: &&Stanza<'a>| stanza.provided().any(|provided| provided == name);
         self.packages.values().flatten().filter(provides).map(|stanza| stanza.name).collect()
     }
 
@@ -122,7 +133,7 @@ impl<'a> Index<'a> {
 pub(super) fn closure<'a>(chosen: &BTreeMap<&'a str, Stanza<'a>>, roots: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
     let mut providers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for stanza in chosen.values() {
-        for provided in names(stanza.provides).chain([stanza.name]) {
+        for provided in stanza.provided().chain([stanza.name]) {
             providers.entry(provided).or_default().push(stanza.name);
         }
     }

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What a server answers.
 struct Reply {
@@ -384,4 +385,23 @@ fn offline_nothing_is_asked_and_what_is_missing_is_counted() {
     );
     offline(&all[..1]).unwrap();
     assert_eq!(server.asked(), Vec::<String>::new());
+}
+
+#[test]
+fn a_list_is_got_whole_asked_for_again_after_a_failure_and_said_to_be_missing() {
+    let server = Server::start(|path, _, before| match (path, before) {
+        ("/list", 0) => Reply::new("503 Service Unavailable", b""),
+        ("/list", 1) => Reply { sent: 2, ..Reply::new("200 OK", b"whole") },
+        ("/list", _) => Reply::new("200 OK", b"whole"),
+        ("/broken", _) => Reply::new("500 Internal Server Error", b""),
+        _ => Reply::new("404 Not Found", b""),
+    });
+    let get = |path: &str| get::tests::hasty().get(&format!("{}{path}", server.url)).map_err(|error| error.to_string());
+    assert_eq!(get("/list"), Ok(Some(b"whole".to_vec())));
+    assert_eq!(get("/absent"), Ok(None));
+    assert_eq!(
+        get("/broken"),
+        Err(format!("{}/broken: the server answered 500 Internal Server Error (tried 3 times)", server.url))
+    );
+    assert_eq!(server.asked(), ["/list", "/list", "/list", "/absent", "/broken", "/broken", "/broken"]);
 }

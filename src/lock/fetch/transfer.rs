@@ -25,6 +25,34 @@ pub(super) struct Manner {
     pub proxy: Option<ureq::Proxy>,
 }
 
+impl Manner {
+    /// What suits people who wait: some fifteen seconds for a server that fails, a minute for one that is silent.
+    pub(super) fn usual() -> Self {
+        Self {
+            tries: 5,
+            first_pause: Duration::from_millis(500),
+            stall: Duration::from_secs(60),
+            proxy: ureq::Proxy::try_from_env(),
+        }
+    }
+}
+
+/// What asks servers in this manner.
+pub(super) fn agent(manner: &Manner) -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
+        .proxy(manner.proxy.clone())
+        .http_status_as_error(false)
+        // A server that packs on the fly would make sizes and ranges meaningless.
+        .accept_encoding("identity")
+        .user_agent(concat!("ostack-image/", env!("CARGO_PKG_VERSION")))
+        .timeout_connect(Some(manner.stall))
+        .timeout_recv_response(Some(manner.stall))
+        .timeout_per_read(Some(manner.stall))
+        .max_idle_connections_per_host(super::CONNECTIONS)
+        .build();
+    ureq::Agent::with_parts(config, DefaultConnector::default(), Remembering::<DefaultResolver>::default())
+}
+
 /// How a package ended that did not fail.
 pub(super) enum Outcome {
     /// It is in the store.
@@ -55,18 +83,7 @@ enum Try {
 
 impl<'a> Transfer<'a> {
     pub(super) fn new(sink: &'a dyn Blobs, progress: &'a dyn Progress, manner: Manner) -> Self {
-        let config = ureq::Agent::config_builder()
-            .proxy(manner.proxy.clone())
-            .http_status_as_error(false)
-            // A server that packs on the fly would make sizes and ranges meaningless.
-            .accept_encoding("identity")
-            .user_agent(concat!("ostack-image/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(manner.stall))
-            .timeout_recv_response(Some(manner.stall))
-            .timeout_per_read(Some(manner.stall))
-            .max_idle_connections_per_host(super::CONNECTIONS)
-            .build();
-        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Remembering::<DefaultResolver>::default());
+        let agent = agent(&manner);
         Self { agent, sink, progress, manner }
     }
 

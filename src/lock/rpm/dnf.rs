@@ -1,5 +1,5 @@
-//! The build machine's dnf, by its Python library, in a folder of its own: it sees the release's repositories, the
-//! site's keys and an empty system, and nothing of the machine's own dnf or rpm configuration.
+//! dnf's solver, by its Python library, in a folder of its own: it sees the release's verified repositories and an empty
+//! system, and nothing else: no network, no other dnf's configuration.
 //!
 //! The library and not the program, because the program prints tables for people, and what it would install is only in
 //! those. `solve.py` beside this file is what runs.
@@ -8,32 +8,24 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::name::{PackageName, Word};
 use crate::base::tool::Tool;
+use crate::lock::solver::Root;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Debian's own Python, for which Debian's dnf library is: another one before it in PATH does not have it.
 const PYTHON: &str = "/usr/bin/python3";
 
 const SCRIPT: &str = include_str!("solve.py");
 
-/// What of the caller's environment dnf sees: where to find programs (gpg) and proxies.
-const ENVIRONMENT: [&str; 7] = ["PATH", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
-
-/// How long a server may take to say whether metadata is signed.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// A repository to solve with.
 #[derive(Debug, Serialize)]
 pub(super) struct Repository {
     pub id: String,
-    pub url: String,
+    /// A folder, as dnf sees it.
+    pub path: PathBuf,
     pub priority: u32,
     pub exclude: Vec<String>,
-    /// Whether `repomd.xml` has a signature, which then must be one of `keys`.
-    pub signed: bool,
-    pub keys: Vec<PathBuf>,
 }
 
 /// What `solve.py` is asked.
@@ -52,17 +44,8 @@ pub(super) struct Question<'a> {
 /// What it answers.
 #[derive(Deserialize)]
 pub(super) struct Answer {
-    pub repositories: BTreeMap<String, Metadata>,
     pub sets: BTreeMap<Word, BTreeSet<String>>,
     pub packages: Vec<Found>,
-}
-
-/// A repository's verified metadata.
-#[derive(Deserialize)]
-pub(super) struct Metadata {
-    pub repomd: PathBuf,
-    /// Seconds since 1970.
-    pub time: u64,
 }
 
 /// A package that dnf would install.
@@ -119,23 +102,24 @@ enum Said {
     Answer(Answer),
 }
 
-/// Has dnf solve every set.
+/// Has dnf solve every set. `folder` is the question's as this process sees it.
 ///
 /// # Errors
 /// Python is missing or the script breaks. What dnf itself refuses is the inner result.
-pub(super) fn solve(question: &Question<'_>) -> Result<std::result::Result<Answer, Refusal>> {
-    let file = question.folder.join("question.json");
-    fs::write_atomic(&file, &serde_json::to_vec(question).doing(|| "writing a question to dnf")?)?;
-    let mut tool = Tool::new(PYTHON).package("python3-dnf").clear_env();
-    for name in ENVIRONMENT {
-        if let Some(value) = std::env::var_os(name) {
-            tool = tool.env(name, value);
-        }
+pub(super) fn solve(question: &Question<'_>, folder: &Path, root: &dyn Root) -> Result<std::result::Result<Answer, Refusal>> {
+    fs::write_atomic(&folder.join("question.json"), &serde_json::to_vec(question).doing(|| "writing a question to dnf")?)?;
+    fs::write_atomic(&folder.join("solve.py"), SCRIPT.as_bytes())?;
+    let seen = |name: &str| root.sees(folder).join(name).display().to_string();
+    let (script, asked, answered) = (seen("solve.py"), seen("question.json"), seen("answer.json"));
+    let home = root.sees(folder).display().to_string();
+    let (success, words) = root
+        .run(folder, &[PYTHON, "-I", "-B", &script, &asked, &answered], &[("LC_ALL", "C.UTF-8"), ("HOME", &home)])
+        .doing(|| "asking dnf")?;
+    if !success {
+        return Err(Error::new(format!("its script ended early:\n{}", words.trim_end())).doing("asking dnf"));
     }
-    // gpg, which verifies signatures, keeps what it knows below HOME.
-    tool = tool.env("LC_ALL", "C.UTF-8").env("HOME", question.folder);
-    let output = tool.arg("-I").arg("-").arg(&file).stdin(SCRIPT).run().doing(|| "asking dnf")?;
-    let said: Said = serde_json::from_slice(&output.stdout).doing(|| "reading dnf's answer")?;
+    let output = fs::read(&folder.join("answer.json"))?;
+    let said: Said = serde_json::from_slice(&output).doing(|| "reading dnf's answer")?;
     Ok(match said {
         Said::Answer(answer) => Ok(answer),
         Said::Refused(refused) => Err(match refused {
@@ -148,27 +132,35 @@ pub(super) fn solve(question: &Question<'_>) -> Result<std::result::Result<Answe
     })
 }
 
-/// Whether a repository's metadata has a signature. Who takes it away gains nothing: each package must be signed then.
+/// This machine itself, where a release names no solver.
+pub(super) struct Machine;
+
+/// The version of this machine's dnf.
 ///
 /// # Errors
-/// The server cannot be reached or answers neither yes nor no.
-pub(super) fn has_signature(url: &str) -> Result<bool> {
-    let url = format!("{url}/repodata/repomd.xml.asc");
-    if let Some(path) = url.strip_prefix("file://") {
-        return Ok(Path::new(path).exists());
+/// It has none.
+pub(super) fn version() -> Result<String> {
+    let script = "import dnf.const; print(dnf.const.VERSION)";
+    let ended = Tool::new(PYTHON).package("python3-dnf").args(["-I", "-c", script]).clear_env().run_to_any_end()?;
+    match ended.code {
+        Some(0) => Ok(ended.output.text().trim().to_string()),
+        _ => {
+            let words = ended.output.last_words();
+            Err(Error::new(words.lines().last().unwrap_or_default()))
+        }
     }
-    let config = ureq::Agent::config_builder()
-        .proxy(ureq::Proxy::try_from_env())
-        .http_status_as_error(false)
-        .user_agent(concat!("ostack-image/", env!("CARGO_PKG_VERSION")))
-        .timeout_global(Some(PATIENCE))
-        .build();
-    let next = "check the archive's URL below [mirror] in site.toml";
-    let response = config.new_agent().get(&url).call().map_err(|error| Error::new(format!("{url}: {error}")).next(next))?;
-    match response.status().as_u16() {
-        200 => Ok(true),
-        // Some servers that keep files as objects say "forbidden" of what they do not have.
-        403 | 404 | 410 => Ok(false),
-        status => Err(Error::new(format!("{url}: the server answered {status}")).next(next)),
+}
+
+impl Root for Machine {
+    fn sees(&self, folder: &Path) -> PathBuf {
+        folder.to_path_buf()
+    }
+
+    fn run(&self, folder: &Path, command: &[&str], env: &[(&str, &str)]) -> Result<(bool, String)> {
+        let tool = Tool::new(command[0]).package("python3-dnf").args(&command[1..]).clear_env();
+        let tool = env.iter().fold(tool, |tool, (name, value)| tool.env(name, value));
+        let log = folder.join("said");
+        let output = tool.start(&log)?.wait().doing(|| "waiting for dnf")?.status.success();
+        Ok((output, String::from_utf8_lossy(&fs::read(&log)?).into_owned()))
     }
 }

@@ -1,20 +1,26 @@
-"""Solves sets of packages with dnf's own solver, in a folder that has nothing of this machine's configuration.
+"""Solves sets of packages with dnf's own solver, in a folder that has nothing of a machine's configuration.
 
-In: a JSON file, named by the first argument (lock::rpm::dnf::Question). Out: one JSON document on stdout, either
-{"repositories": …, "sets": …} or {"refused": KIND, "said": …}. dnf 4.14 (Debian 12) and later.
+In: a JSON file, named by the first argument (lock::rpm::dnf::Question), and repositories that are verified already. Out:
+one JSON document in the file that the second argument names, either {"sets": …, "packages": …} or {"refused": KIND,
+"said": …}. dnf 4.14 (Debian 12) and later.
 """
 
 import json
 import os
 import sys
-import xml.etree.ElementTree
+
+
+def tell(result):
+    with open(sys.argv[2], "w", encoding="utf-8") as file:
+        json.dump(result, file)
+
 
 try:
     import dnf
     import dnf.exceptions
     import hawkey
 except ImportError as error:
-    json.dump({"refused": "no-dnf", "said": str(error)}, sys.stdout)
+    tell({"refused": "no-dnf", "said": str(error)})
     sys.exit()
 
 
@@ -34,11 +40,10 @@ class Solver:
             self.base.repos.add_new_repo(
                 repository["id"],
                 self.base.conf,
-                baseurl=[repository["url"]],
+                baseurl=["file://" + repository["path"]],
                 priority=repository["priority"],
                 excludepkgs=repository["exclude"],
-                repo_gpgcheck=repository["signed"],
-                gpgkey=["file://" + key for key in repository["keys"]],
+                repo_gpgcheck=False,
                 skip_if_unavailable=False,
                 module_hotfixes=True,
             )
@@ -51,16 +56,6 @@ class Solver:
         self.versions = {}
         for package in self.base.sack.query().available():
             self.versions.setdefault(package.name, []).append(package)
-
-    def repositories(self):
-        """Repository -> its repomd.xml, which dnf has verified, and the time of its newest part."""
-        found = {}
-        for repository in self.base.repos.iter_enabled():
-            path = os.path.join(repository._repo.getCachedir(), "repodata", "repomd.xml")
-            elements = xml.etree.ElementTree.parse(path).getroot().iter()
-            times = [int(float(element.text)) for element in elements if element.tag.endswith("}timestamp")]
-            found[repository.id] = {"repomd": path, "time": max(times, default=0)}
-        return found
 
     def missing(self):
         """What is asked for and is in no repository: set, name, and who provides something of that name."""
@@ -138,7 +133,6 @@ def configuration(question):
     configuration.substitutions["releasever"] = ""
     configuration.install_weak_deps = False
     configuration.best = True
-    configuration.retries = 3
     return configuration
 
 
@@ -185,7 +179,6 @@ def main():
     sets = {name: sorted(package.name for package in packages) for name, packages in solved.items()}
     packages = {package.name + " " + package.evr: package for chosen in solved.values() for package in chosen}
     return {
-        "repositories": solver.repositories(),
         "sets": sets,
         "packages": [answer(package) for _, package in sorted(packages.items())],
     }
@@ -195,4 +188,4 @@ try:
     result = main()
 except Refused as refused:
     result = {"refused": refused.kind, "said": refused.said}
-json.dump(result, sys.stdout)
+tell(result)
