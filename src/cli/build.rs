@@ -38,6 +38,9 @@ pub(super) struct Options {
     /// Lock packages anew that are on no mirror any more, and go on
     #[arg(long)]
     relock: bool,
+    /// Print how many seconds each step took, and the parts of it
+    #[arg(long)]
+    timings: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -102,6 +105,9 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         let built = one(&work, &mut lock, &spec, &options.format)?;
         if !global.json {
             summary(&built, begin.elapsed().as_secs_f64());
+            if options.timings {
+                print!("{}", timings(&steps));
+            }
         }
         results.push(json_of(&session, &built, &steps, begin.elapsed().as_secs_f64()));
     }
@@ -286,6 +292,13 @@ fn summary(built: &Built, seconds: f64) {
         println!("{}  {:.1} MB  {}", artifact.path.display(), artifact.size as f64 / 1e6, artifact.digest);
     }
     println!("{} in {seconds:.2} s", if built.cached { "nothing changed" } else { "built" });
+}
+
+/// Every step that was done, the longest first.
+fn timings(steps: &Steps) -> String {
+    let mut all: Vec<(String, f64)> = steps.seconds().into_iter().collect();
+    all.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    all.iter().map(|(step, seconds)| format!("{seconds:9.3} s  {step}\n")).collect()
 }
 
 fn json_of(session: &Session, built: &Built, steps: &Steps, seconds: f64) -> Value {

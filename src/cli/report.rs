@@ -46,7 +46,9 @@ impl Watch for Steps {
             eprintln!("  {step}: {seconds:.1} s");
         }
         if let Ok(mut map) = self.seconds.lock() {
-            map.insert(step.to_string(), (seconds * 1000.0).round() / 1000.0);
+            // What is done in several turns has one line.
+            let sum = map.entry(step.to_string()).or_default();
+            *sum = ((*sum + seconds) * 1000.0).round() / 1000.0;
         }
     }
 }

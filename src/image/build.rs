@@ -178,7 +178,8 @@ impl Builder<'_> {
                     let beside =
                         packages.is_none().then(|| scope.spawn(move || self.package_files(&self.plan.locked.role, others)));
                     let tree = self.timed("install base", || {
-                        self.job(&tools, &files, &[], &self.release.users).build_base(&base_root)?;
+                        let span = |what: &str, seconds: f64| self.watch.done(&format!("base: {what}"), seconds);
+                        self.job(&tools, &files, &[], &self.release.users, &span).build_base(&base_root)?;
                         Tree::settle(&base_root, None, self.plan.epoch)
                     })?;
                     if let Some(beside) = beside {
@@ -219,13 +220,20 @@ impl Builder<'_> {
         Ok(value)
     }
 
-    fn job<'a>(&'a self, tools: &'a Path, packages: &'a [PackageFile], debconf: &'a [String], users: &'a [User]) -> Job<'a> {
+    fn job<'a>(
+        &'a self,
+        tools: &'a Path,
+        packages: &'a [PackageFile],
+        debconf: &'a [String],
+        users: &'a [User],
+        span: &'a (dyn Fn(&str, f64) + Sync),
+    ) -> Job<'a> {
         let pool = match self.release.backend {
             Backend::Deb => self.store.unpacked(),
             Backend::Rpm => self.store.pool(),
         };
         let (scratch, release, epoch) = (self.scratch, self.release, self.plan.epoch);
-        Job { packages, users, pool, tools, scratch, release, debconf, epoch }
+        Job { packages, users, pool, tools, scratch, release, debconf, epoch, span }
     }
 
     fn packages(&self, tools: &Path, base_root: &Path, ahead: Option<Vec<PackageFile>>) -> Result<Record> {
@@ -240,7 +248,9 @@ impl Builder<'_> {
         };
         let (upper, work, mount) = (folder("packages")?, folder("work")?, folder("root")?);
         self.timed("install packages", || {
-            self.job(tools, &files, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
+            let span = |what: &str, seconds: f64| self.watch.done(&format!("packages: {what}"), seconds);
+            let job = self.job(tools, &files, &self.plan.debconf, &self.plan.users, &span);
+            job.build_packages(base_root, &upper, &work, &mount)
         })?;
         let tree = Tree::settle(&upper, Some(base_root), self.plan.epoch)?;
         self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)

@@ -20,6 +20,7 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::model::release::{Release, User};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// A package that has been fetched.
 #[derive(Debug, Clone)]
@@ -58,6 +59,8 @@ pub struct Job<'a> {
     pub users: &'a [User],
     /// The build's time, seconds since 1970.
     pub epoch: i64,
+    /// Hears what took how many seconds.
+    pub span: &'a (dyn Fn(&str, f64) + Sync),
 }
 
 const DPKG: &[&str] = &["dpkg", "--force-unsafe-io", "--force-confdef", "--force-confold", "--no-pager"];
@@ -88,8 +91,7 @@ impl Job<'_> {
         let helpers = Helpers::new(&self.release.configure, self.scratch)?;
         let sandbox = self.sandbox(helpers.show(Sandbox::new(root)));
         // The dependency order of the essential packages is circular, so dpkg must be told not to insist.
-        sandbox
-            .run(self.dpkg(&["--force-depends", "--install"], &essential), b"")
+        self.spanned("essential packages", || sandbox.run(self.dpkg(&["--force-depends", "--install"], &essential), b""))
             .doing(|| "installing the essential packages")?;
         accounts::add(&sandbox, self.users, &self.release.groups)?;
         let rest: Vec<usize> = (0..controls.len()).filter(|one| !essential.contains(one)).collect();
@@ -170,24 +172,33 @@ impl Job<'_> {
             match action {
                 Action::Unpack(list) => {
                     let list: Vec<usize> = list.iter().map(|one| positions[*one]).collect();
-                    let list = self.left_to_dpkg(&list, ground)?;
+                    let list = self.spanned("unpack: laid down", || self.left_to_dpkg(&list, ground))?;
                     if list.is_empty() {
                         continue;
                     }
-                    sandbox.run(self.dpkg(&["--unpack"], &list), b"").doing(|| format!("unpacking {} packages", list.len()))?;
+                    self.spanned("unpack: by dpkg", || sandbox.run(self.dpkg(&["--unpack"], &list), b""))
+                        .doing(|| format!("unpacking {} packages", list.len()))?;
                 }
                 Action::Configure(list) => {
                     let mut command: Vec<String> =
                         DPKG.iter().chain(&["--no-triggers", "--configure"]).map(|word| (*word).to_string()).collect();
                     command.extend(list.iter().map(|one| controls[*one]["package"].clone()));
-                    helpers.replacing(sandbox).run(command, b"").doing(|| "configuring what others need first")?;
+                    self.spanned("configure", || helpers.replacing(sandbox).run(command, b""))
+                        .doing(|| "configuring what others need first")?;
                 }
             }
         }
         let command = DPKG.iter().chain(&["--configure", "-a"]).copied();
-        helpers.replacing(sandbox).run(command, b"").doing(|| "configuring packages")?;
+        self.spanned("configure", || helpers.replacing(sandbox).run(command, b"")).doing(|| "configuring packages")?;
         unpack::end(ground)?;
-        helpers.finish(sandbox)
+        self.spanned("configure: what was put off", || helpers.finish(sandbox))
+    }
+
+    fn spanned<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let begin = Instant::now();
+        let value = work();
+        (self.span)(what, begin.elapsed().as_secs_f64());
+        value
     }
 
     /// Lays down what can be, and gives what dpkg must unpack.

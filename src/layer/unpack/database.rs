@@ -106,15 +106,15 @@ pub fn record(ground: &mut Ground, packages: &[(&Archive, &[Entry])], activated:
     write(ground, "triggers/Unincorp", &deferred)
 }
 
-/// Removes the file of deferred triggers if it is empty: to dpkg that is the same as none.
+/// Removes the file of deferred triggers from the upper directory where dpkg has left it as empty as it is in the lower.
 ///
 /// # Errors
 /// It cannot be removed.
 pub fn forget_handed_over(ground: &Ground) -> Result<()> {
     let path = format!("{FOLDER}/triggers/Unincorp").parse()?;
-    let place = ground.place(&path);
-    if std::fs::metadata(&place).is_ok_and(|meta| meta.is_file() && meta.len() == 0) {
-        std::fs::remove_file(&place).doing(|| format!("removing {path}"))?;
+    let empty = |place: std::path::PathBuf| std::fs::symlink_metadata(place).is_ok_and(|meta| meta.is_file() && meta.len() == 0);
+    if ground.below(&path).is_some_and(empty) && empty(ground.place(&path)) {
+        std::fs::remove_file(ground.place(&path)).doing(|| format!("removing {path}"))?;
     }
     Ok(())
 }

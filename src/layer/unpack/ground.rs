@@ -93,6 +93,11 @@ impl Ground {
         path.under(&self.upper)
     }
 
+    /// Where a path lies in the lower directory, if there is one.
+    pub fn below(&self, path: &RelPath) -> Option<PathBuf> {
+        self.lower.as_ref().map(|lower| path.under(lower))
+    }
+
     /// Makes sure that a directory of the root is one that can be written in: in an overlayfs it becomes one of the upper
     /// directory, with all that it is in the lower, as the kernel does for whoever writes there.
     ///

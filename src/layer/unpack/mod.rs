@@ -80,7 +80,7 @@ pub fn lay_down(archives: &[Archive], ground: &mut Ground) -> Result<Vec<usize>>
     Ok(left)
 }
 
-/// Once dpkg has configured the packages, takes away the file that handed their triggers over, which it leaves empty.
+/// Once dpkg has configured the packages, takes away the file that handed their triggers over, if that only repeats the lower root's.
 ///
 /// # Errors
 /// It cannot be removed.

@@ -231,3 +231,21 @@ fn a_truncated_package_is_an_error_that_names_it() {
     let error = Archive::open(&path).err().unwrap().to_string();
     assert_eq!(error, format!("reading the package {}: it is truncated or compressed: no data.tar", path.display()));
 }
+
+#[test]
+fn the_file_that_hands_triggers_over_goes_when_it_only_repeats_the_lower_roots() {
+    let root = Root::new();
+    let name = "var/lib/dpkg/triggers/Unincorp";
+    let ground = Ground::over(&root.path("lower"), &root.path("upper"));
+    let stays = |lower: Option<&str>, upper: &str| {
+        let _ = std::fs::remove_file(root.path("lower").join(name));
+        lower.into_iter().for_each(|text| root.put(&format!("lower/{name}"), text));
+        root.put(&format!("upper/{name}"), upper);
+        end(&ground).unwrap();
+        root.path("upper").join(name).exists()
+    };
+    assert_eq!(
+        [stays(Some(""), ""), stays(Some(""), "ldconfig -\n"), stays(Some("x -\n"), ""), stays(None, "")],
+        [false, true, true, true]
+    );
+}
