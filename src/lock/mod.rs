@@ -347,6 +347,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_lock_fits_whatever_resolved_it() {
+        let lock = example();
+        let mut requested = lock.requested.clone();
+        requested.insert(word("solver"), BTreeSet::from([name("apt")]));
+        lock.check(&requested).unwrap();
+        ReleaseLock { requested, ..lock.clone() }.check(&lock.requested).unwrap();
+    }
+
+    #[test]
     fn a_stale_lock_is_refused_naming_what_each_set_misses_or_no_longer_wants() {
         let requested = BTreeMap::from([
             (word("controller"), BTreeSet::from([name("etcd-server"), name("mariadb-server")])),

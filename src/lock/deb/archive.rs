@@ -263,3 +263,95 @@ fn unpacked(packed: &[u8], path: &str) -> std::io::Result<String> {
     };
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A suite's file and folder: `main` in two forms, by digest or by name; packages of every architecture apart.
+    fn suite(folder: &Path, fields: &str, files: &[(&str, &[u8])]) -> String {
+        let mut text =
+            format!("Suite: stable\nCodename: trixie\nDate: Sat, 01 Jun 2024 10:00:00 UTC\n{fields}MD5Sum:\n 00 1 a\nSHA256:\n");
+        for (path, bytes) in files {
+            text += &format!(" {} {} {path}\n", Digest::of(bytes).hex(), bytes.len());
+            fs::write_atomic(&folder.join(path), bytes).unwrap();
+        }
+        text
+    }
+
+    fn release(component: &str) -> Suite {
+        let text = format!("name = \"trixie\"\narchive = \"debian\"\ncomponents = [\"{component}\"]\n");
+        toml::from_str(&text).unwrap()
+    }
+
+    fn packed() -> [Vec<u8>; 2] {
+        use std::io::Write;
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
+        xz.write_all(b"Package: a\n").unwrap();
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(b"Package: a\n").unwrap();
+        [xz.finish().unwrap(), gz.finish().unwrap()]
+    }
+
+    #[test]
+    fn the_smallest_form_that_the_mirror_has_is_taken_by_digest_where_the_suite_offers_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let [xz, gz] = packed();
+        let (xz_path, gz_path) = ("main/binary-amd64/Packages.xz", "main/binary-amd64/Packages.gz");
+        let text = suite(folder.path(), "Acquire-By-Hash: yes\n", &[(gz_path, &gz), (xz_path, &xz)]);
+        let file = SuiteFile::read(&text).unwrap();
+        let get = || {
+            let (bytes, path) =
+                file.get(&Getter::new(), &format!("file://{}", folder.path().display()), "main/binary-amd64/Packages")?;
+            assert_eq!(unpacked(&bytes, &path).unwrap(), "Package: a\n");
+            Ok::<_, Error>(path)
+        };
+        assert_eq!(get().unwrap(), xz_path);
+        // The mirror has a newer list under the name, and keeps the older one under its digest.
+        fs::write_atomic(&folder.path().join(xz_path), b"newer").unwrap();
+        assert!(get().unwrap_err().to_string().contains("Packages.xz has 5 bytes with "));
+        let by_digest = format!("main/binary-amd64/by-hash/SHA256/{}", Digest::of(&xz).hex());
+        fs::write_atomic(&folder.path().join(by_digest), &xz).unwrap();
+        assert_eq!(get().unwrap(), xz_path);
+        let other = folder.path().join("main");
+        std::fs::remove_dir_all(&other).unwrap();
+        fs::write_atomic(&folder.path().join(gz_path), &gz).unwrap();
+        assert_eq!(get().unwrap(), gz_path);
+    }
+
+    #[test]
+    fn packages_of_every_architecture_are_looked_for_where_an_archive_keeps_them_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: &[(&str, &[u8])] = &[("main/binary-all/Packages", b""), ("main/binary-amd64/Packages.xz", b"")];
+        let lists = |fields: &str, component: &str| {
+            let text = suite(folder.path(), fields, files);
+            let amd64 = "amd64".parse().unwrap();
+            SuiteFile::read(&text).unwrap().lists(&release(component), &amd64, "URL").map_err(|error| error.to_string())
+        };
+        let (all, own) = ("main/binary-all/Packages".to_string(), "main/binary-amd64/Packages".to_string());
+        assert_eq!(lists("Architectures: all amd64\n", "main"), Ok(vec![own.clone(), all]));
+        assert_eq!(lists("Architectures: all amd64\nNo-Support-for-Architecture-all: Packages\n", "main"), Ok(vec![own]));
+        assert_eq!(
+            lists("Architectures: all amd64\nComponents: main\n", "contrib"),
+            Err("the suite trixie has no packages of contrib for amd64: URL names the components main and the architectures all, \
+                 amd64\n  next: write components and an architecture that the suite has in the release"
+                .to_string())
+        );
+    }
+
+    #[test]
+    fn a_suite_counts_until_its_date_and_under_either_of_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = suite(folder.path(), "Valid-Until: Sat, 08 Jun 2024 10:00:00 UTC\n", &[]);
+        let file = SuiteFile::read(&text).unwrap();
+        let date = |now: &str| file.date("URL", now.parse().unwrap()).map_err(|error| error.cause().to_string());
+        assert_eq!(date("2024-06-08T10:00:00Z").unwrap().to_string(), "2024-06-01T10:00:00Z");
+        assert_eq!(
+            date("2024-06-08T10:00:01Z").unwrap_err(),
+            "the archive is out of date: URL was valid until 2024-06-08T10:00:00Z, and this machine's clock says 2024-06-08T10:00:01Z"
+        );
+        for (name, taken) in [("trixie", true), ("stable", true), ("stable/updates", true), ("bookworm", false)] {
+            assert_eq!(file.is_of(&Suite { name: name.to_string(), ..release("main") }, "URL").is_ok(), taken, "{name}");
+        }
+    }
+}

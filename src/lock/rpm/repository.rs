@@ -95,3 +95,25 @@ fn list(element: &str) -> Option<(&str, Digest, u64)> {
 fn expression(pattern: &str) -> Result<Regex> {
     Regex::new(pattern).map_err(Error::new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lists_own_digest_size_and_place_are_read_and_not_those_of_its_unpacked_form() {
+        let digest = "ab".repeat(32);
+        let text = format!(
+            "<repomd xmlns=\"x\">\n <revision>7</revision>\n <data type='primary_db'><location href=\"other\"/></data>\n \
+             <data type=\"primary\">\n  <open-checksum type=\"sha256\">{}</open-checksum>\n  <checksum type=\"sha256\">{digest}</checksum>\n  \
+             <location xml:base=\"y\" href=\"repodata/p.xml.gz\"/>\n  <timestamp>12</timestamp><open-size>99</open-size>\n  \
+             <size>5</size>\n </data>\n</repomd>\n",
+            "cd".repeat(32)
+        );
+        let found = parts(&text).unwrap();
+        assert_eq!(found.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), ["primary_db", "primary"]);
+        assert_eq!(list(found[1].1), Some(("repodata/p.xml.gz", Digest::from_hex(&digest).unwrap(), 5)));
+        assert_eq!(list(found[0].1), None);
+        assert_eq!(list(&found[1].1.replace("sha256\">ab", "sha\">ab")), None);
+    }
+}
