@@ -14,6 +14,7 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::layer::erofs::{Compression, Tools};
 use crate::layer::root::{Job, PackageFile};
+use crate::layer::times::Begin;
 use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::layer::{deb, tar};
 use crate::model::release::{Backend, Release, User};
@@ -184,8 +185,9 @@ impl Builder<'_> {
                 std::thread::scope(|scope| -> Result<Tree> {
                     let beside = ahead.then(|| scope.spawn(|| self.decompressed()));
                     let tree = self.timed("install base", || {
+                        let begin = Begin::now(self.scratch)?;
                         self.job(&tools, &files, self.store.pool(), &[], &self.release.users).build_base(&base_root)?;
-                        Tree::settle(&base_root, None, self.plan.epoch)
+                        Tree::settle(&base_root, None, &begin.times(self.plan.epoch)?)
                     })?;
                     if let Some(beside) = beside {
                         decompressed = Some(beside.join().map_err(|_| Error::new("decompressing packages panicked"))??);
@@ -246,13 +248,14 @@ impl Builder<'_> {
             fs::create_dir_all(&path)?;
             Ok(path)
         };
+        let begin = Begin::now(self.scratch)?;
         let (upper, work, mount) = (folder("packages")?, folder("work")?, folder("root")?);
         self.timed("install packages", || {
             self.job(tools, &files, pool, &self.plan.debconf, &self.plan.users).build_packages(base_root, &upper, &work, &mount)
         })?;
         // Memory that the filesystem's writer can use.
         fs::remove_tree(&self.scratch.join("pool"))?;
-        let tree = Tree::settle(&upper, Some(base_root), self.plan.epoch)?;
+        let tree = Tree::settle(&upper, Some(base_root), &begin.times(self.plan.epoch)?)?;
         self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)
     }
 
