@@ -3,14 +3,15 @@
 mod harness;
 
 use harness::role::{lock, role};
-use harness::{PROGRAM, Test, leftovers};
+use harness::user::{self, USER};
+use harness::{Test, leftovers};
 use ostack_image::base::digest::Digest;
 use ostack_image::lock::Lock;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -134,9 +135,6 @@ fn a_package_that_left_the_mirror_is_named_with_the_ways_out_and_relock_mends_it
     assert_eq!(lock(&test).packages[&whole.name], whole);
 }
 
-/// A number that no account of this machine has.
-const USER: u32 = 47_113;
-
 /// An ordinary user, with a project of its own. The user is in a copy of /etc, which its processes see in the machine's place.
 struct User {
     test: Test,
@@ -146,19 +144,8 @@ struct User {
 impl User {
     fn new(subordinate: &str) -> Self {
         let test = role().unbuilt();
-        let (etc, bin) = (test.folder().join("etc"), test.folder().join("bin"));
-        let copied = Command::new("cp").args(["-a", "/etc"]).arg(&etc).status().unwrap();
-        assert!(copied.success());
-        let accounts = fs::read_to_string("/etc/passwd").unwrap();
-        fs::write(etc.join("passwd"), format!("{accounts}somebody:x:{USER}:{USER}::/nonexistent:/bin/sh\n")).unwrap();
-        for file in ["subuid", "subgid"] {
-            fs::write(etc.join(file), subordinate).unwrap();
-        }
-        // The folder of the program under test may be root's alone.
-        fs::create_dir_all(&bin).unwrap();
-        for program in [Path::new(PROGRAM).to_path_buf(), Path::new(PROGRAM).with_file_name("ostack-node")] {
-            fs::copy(&program, bin.join(program.file_name().unwrap())).unwrap();
-        }
+        let etc = user::etc(test.folder(), subordinate);
+        let bin = user::programs(test.folder()).parent().unwrap().to_path_buf();
         fs::create_dir_all(test.store()).unwrap();
         for folder in [test.project(), test.store().to_path_buf(), bin] {
             let given = Command::new("chown").args(["-R", &format!("{USER}:{USER}")]).arg(folder).status().unwrap();

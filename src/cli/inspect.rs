@@ -5,6 +5,7 @@ use super::{Global, print_json};
 use crate::base::error::{Context, Error, Result};
 use crate::image::manifest::{self, Image};
 use crate::layer::erofs::Tools;
+use crate::layer::times::Times;
 use crate::layer::tree::{Kind, Tree};
 use crate::layer::user_namespace;
 use crate::store::Store;
@@ -102,7 +103,7 @@ pub(super) fn layer_tree(store: &Store, image: &Image, name: &str) -> Result<(te
     let root = folder.path().join("root");
     crate::base::fs::create_dir_all(&root)?;
     Tools { root: &any_tools(store)? }.extract_erofs(&store.path(&layer.blob.digest), &root)?;
-    let tree = Tree::settle(&root, None, i64::MAX)?;
+    let tree = Tree::settle(&root, None, &Times::KEPT)?;
     Ok((folder, tree))
 }
 

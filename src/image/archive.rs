@@ -9,6 +9,7 @@ use crate::layer::gzip::Gzip;
 use crate::layer::merge::merged;
 use crate::layer::mounted::Mounted;
 use crate::layer::tar;
+use crate::layer::times::Times;
 use crate::layer::tree::Tree;
 use crate::store::Store;
 use std::fs::File;
@@ -29,7 +30,7 @@ pub(super) fn write(store: &Store, layers: &[disk::Layer], file: &Path) -> Resul
     for (number, layer) in layers.iter().enumerate() {
         let folder = mounted.layer(&number.to_string(), &layer.path, &unpack)?;
         // Their times are settled already.
-        trees.push(Tree::settle(&folder, None, i64::MAX)?);
+        trees.push(Tree::settle(&folder, None, &Times::KEPT)?);
     }
     let what = || format!("writing {}", file.display());
     let mut gzip = Gzip::new(Hasher::new(File::create(file).doing(what)?));

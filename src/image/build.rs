@@ -15,6 +15,7 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::layer::erofs::{Compression, Tools};
 use crate::layer::root::{Job, PackageFile};
+use crate::layer::times::Begin;
 use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::layer::{deb, tar};
 use crate::model::release::{Backend, Release, User};
@@ -178,9 +179,10 @@ impl Builder<'_> {
                     let beside =
                         packages.is_none().then(|| scope.spawn(move || self.package_files(&self.plan.locked.role, others)));
                     let tree = self.timed("install base", || {
+                        let begin = Begin::now(self.scratch)?;
                         let span = |what: &str, seconds: f64| self.watch.done(&format!("base: {what}"), seconds);
                         self.job(&tools, &files, &[], &self.release.users, &span).build_base(&base_root)?;
-                        Tree::settle(&base_root, None, self.plan.epoch)
+                        Tree::settle(&base_root, None, &begin.times(self.plan.epoch)?)
                     })?;
                     if let Some(beside) = beside {
                         ahead = Some(beside.join().map_err(|_| Error::new("unpacking packages panicked"))??);
@@ -246,13 +248,14 @@ impl Builder<'_> {
             fs::create_dir_all(&path)?;
             Ok(path)
         };
+        let begin = Begin::now(self.scratch)?;
         let (upper, work, mount) = (folder("packages")?, folder("work")?, folder("root")?);
         self.timed("install packages", || {
             let span = |what: &str, seconds: f64| self.watch.done(&format!("packages: {what}"), seconds);
             let job = self.job(tools, &files, &self.plan.debconf, &self.plan.users, &span);
             job.build_packages(base_root, &upper, &work, &mount)
         })?;
-        let tree = Tree::settle(&upper, Some(base_root), self.plan.epoch)?;
+        let tree = Tree::settle(&upper, Some(base_root), &begin.times(self.plan.epoch)?)?;
         self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)
     }
 

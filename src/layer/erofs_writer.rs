@@ -242,6 +242,7 @@ mod tests {
     use super::*;
     use crate::base::path::RelPath;
     use crate::base::tool::Tool;
+    use crate::layer::times::Times;
     use std::path::Path;
 
     const EPOCH: i64 = 1_700_000_000;
@@ -276,7 +277,7 @@ mod tests {
     /// What a directory has, as the writer's input would be.
     fn read(root: &Path) -> Tree {
         let mut tree = Tree::default();
-        for (path, entry) in Tree::settle(root, None, i64::MAX).unwrap().iter() {
+        for (path, entry) in Tree::settle(root, None, &Times::KEPT).unwrap().iter() {
             let kind = match &entry.kind {
                 Kind::File(Content::OnDisk(file, _)) => Kind::File(Content::Bytes(std::fs::read(file).unwrap())),
                 other => other.clone(),

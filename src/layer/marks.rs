@@ -4,11 +4,11 @@
 //! The mark `opaque` hides all that lower directories have at its place. A user namespace can neither set nor read the one that a boot
 //! understands, so layers say the same by whiteouts.
 
+use super::times::Times;
 use super::tree::set_mtime;
 use crate::base::error::{Context, Result};
 use rustix::fs::{CWD, FileType, Mode, lremovexattr, mknodat};
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 const PREFIXES: [&str; 2] = ["trusted.overlay.", "user.overlay."];
@@ -25,16 +25,16 @@ pub(super) fn take_opaque(xattrs: &mut BTreeMap<String, Vec<u8>>) -> bool {
 }
 
 /// Gives each directory of `upper` that hides what `lower` has in its place a whiteout for each name there that it has not itself, in
-/// the mark's place. Times of directories stay, or become `latest`.
+/// the mark's place. Times of directories are those of `times`.
 ///
 /// # Errors
 /// A directory cannot be read or written.
-pub(super) fn spell_out(lower: &Path, upper: &Path, latest: i64) -> Result<()> {
-    walk(Some(lower), upper, false, latest)
+pub(super) fn spell_out(lower: &Path, upper: &Path, times: &Times) -> Result<()> {
+    walk(Some(lower), upper, false, times)
 }
 
 /// One directory and those in it. `lower` is what is in its place, if that is a directory; `hides` says whether one above it hides all.
-fn walk(lower: Option<&Path>, upper: &Path, hides: bool, latest: i64) -> Result<()> {
+fn walk(lower: Option<&Path>, upper: &Path, hides: bool, times: &Times) -> Result<()> {
     let what = || format!("writing what {} hides", upper.display());
     let hides = remove_opaque(upper).doing(what)? || hides;
     let mut names = BTreeSet::new();
@@ -45,15 +45,17 @@ fn walk(lower: Option<&Path>, upper: &Path, hides: bool, latest: i64) -> Result<
             let below = lower.map(|lower| lower.join(entry.file_name()));
             // What is no directory, or a link to one, is not merged with.
             let below = below.filter(|below| std::fs::symlink_metadata(below).is_ok_and(|meta| meta.is_dir()));
-            walk(below.as_deref(), &entry.path(), hides, latest)?;
+            walk(below.as_deref(), &entry.path(), hides, times)?;
         }
     }
     let Some(lower) = lower.filter(|_| hides) else { return Ok(()) };
-    let time = std::fs::symlink_metadata(upper).doing(what)?.mtime().min(latest);
+    let time = times.of(&std::fs::symlink_metadata(upper).doing(what)?);
     for entry in std::fs::read_dir(lower).doing(what)? {
         let name = entry.doing(what)?.file_name();
         if !names.contains(&name) {
-            mknodat(CWD, upper.join(name), FileType::CharacterDevice, Mode::empty(), 0).doing(what)?;
+            let whiteout = upper.join(name);
+            mknodat(CWD, &whiteout, FileType::CharacterDevice, Mode::empty(), 0).doing(what)?;
+            set_mtime(&whiteout, times.epoch()).doing(what)?;
         }
     }
     set_mtime(upper, time).doing(what)
@@ -75,6 +77,7 @@ fn remove_opaque(folder: &Path) -> rustix::io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use crate::base::path::RelPath;
+    use crate::layer::times::Times;
     use crate::layer::tree::{Entry, Kind, Tree};
 
     /// A directory with these files; those whose names end with a slash are directories.
@@ -97,9 +100,9 @@ mod tests {
             let name = if path.len() % 2 == 0 { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
             rustix::fs::setxattr(upper.path().join(path), name, b"y", rustix::fs::XattrFlags::empty()).unwrap();
         }
-        let tree = Tree::settle(upper.path(), Some(lower.path()), 1000).unwrap();
+        let tree = Tree::settle(upper.path(), Some(lower.path()), &Times::until(1000)).unwrap();
         // What is on the disk is the same.
-        assert_eq!(tree, Tree::settle(upper.path(), None, 1000).unwrap());
+        assert_eq!(tree, Tree::settle(upper.path(), None, &Times::until(1000)).unwrap());
         let line = |(path, entry): (&RelPath, &Entry)| {
             assert_eq!((entry.mtime, entry.xattrs.len()), (1000, 0), "{path}");
             match entry.kind {
@@ -136,7 +139,7 @@ mod tests {
         std::os::unix::fs::symlink("there", lower.path().join("here")).unwrap();
         let upper = folder(&["here/deep/"]);
         rustix::fs::setxattr(upper.path().join("here"), "user.overlay.opaque", b"y", rustix::fs::XattrFlags::empty()).unwrap();
-        let tree = Tree::settle(upper.path(), Some(lower.path()), 1000).unwrap();
+        let tree = Tree::settle(upper.path(), Some(lower.path()), &Times::until(1000)).unwrap();
         let paths: Vec<String> = tree.iter().map(|(path, _)| path.to_string()).collect();
         assert_eq!(paths, ["/", "/here", "/here/deep"]);
     }

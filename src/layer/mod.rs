@@ -1,6 +1,6 @@
 //! Layers: from packages and rendered files to read-only filesystems with a name.
 //!
-//! `tree` a root as a value · `marks` overlayfs's notes in one · `tar` its canonical stream, whose sha256 is the layer's identity ·
+//! `tree` a root as a value · `times` of its files · `owners` whose they are · `marks` overlayfs's notes in one · `tar` its canonical stream, whose sha256 is the layer's identity ·
 //! `deb` reading packages · `unpack` laying most of them down on every core · `order` and `root` laying them down and configuring them · `rpm` the same for that backend ·
 //! `configure` work of maintainer scripts that is done once · `accounts` their users' numbers · `sandbox` where foreign programs run ·
 //! `user_namespace` root for those who are not · `scratch` where roots are built · `mounted` stored layers to read from ·
@@ -18,11 +18,13 @@ mod marks;
 pub mod merge;
 pub mod mounted;
 pub mod order;
+pub mod owners;
 pub mod root;
 mod rpm;
 pub mod sandbox;
 pub mod scratch;
 pub mod tar;
+pub mod times;
 pub mod tree;
 pub mod unpack;
 pub mod user_namespace;

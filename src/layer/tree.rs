@@ -4,6 +4,7 @@
 //! from a directory that package tools have filled ([`Tree::settle`]).
 
 use super::marks;
+use super::times::Times;
 use crate::base::error::{Context, Error, Result};
 use crate::base::path::RelPath;
 use crate::plan::files::{FileKind, FileSet};
@@ -180,7 +181,7 @@ impl Tree {
         self.0.len() <= 1
     }
 
-    /// Settles a directory that package tools have filled, and reads it: times later than `latest` become `latest`,
+    /// Settles a directory that package tools have filled, and reads it: files get the times that `times` gives them,
     /// because what the build itself wrote must not show its clock, and overlayfs's notes about lower layers go.
     /// Its other marks become whiteouts: 0:0 devices are some, and a directory that hides all that `lower` has in it gets one for each
     /// (overlayfs makes every new directory such a one, whether there is anything to hide or not).
@@ -188,9 +189,9 @@ impl Tree {
     ///
     /// # Errors
     /// A path cannot be read or settled, is not UTF-8, or is a socket.
-    pub fn settle(root: &Path, lower: Option<&Path>, latest: i64) -> Result<Self> {
+    pub fn settle(root: &Path, lower: Option<&Path>, times: &Times) -> Result<Self> {
         if let Some(lower) = lower {
-            marks::spell_out(lower, root, latest)?;
+            marks::spell_out(lower, root, times)?;
         }
         let mut tree = BTreeMap::new();
         let mut inodes: HashMap<(u64, u64), RelPath> = HashMap::new();
@@ -203,7 +204,7 @@ impl Tree {
             };
             let path: RelPath = text.parse()?;
             let meta = std::fs::symlink_metadata(found.path()).doing(|| format!("reading {}", found.path().display()))?;
-            let entry = entry_of(found.path(), &path, &meta, latest, &mut inodes)?;
+            let entry = entry_of(found.path(), &path, &meta, times, &mut inodes)?;
             tree.insert(path, entry);
         }
         Ok(Self(tree))
@@ -231,7 +232,7 @@ fn entry_of(
     file: &Path,
     path: &RelPath,
     meta: &std::fs::Metadata,
-    latest: i64,
+    times: &Times,
     inodes: &mut HashMap<(u64, u64), RelPath>,
 ) -> Result<Entry> {
     let kind = meta.file_type();
@@ -266,13 +267,13 @@ fn entry_of(
         rustix::fs::lremovexattr(file, name.as_str()).doing(|| format!("removing {name} of {path}"))?;
     }
     xattrs.retain(|name, _| !marks::is_note(name));
-    if meta.mtime() > latest || (meta.mtime() == latest && meta.mtime_nsec() > 0) {
-        set_mtime(file, latest).doing(|| format!("setting the time of {path}"))?;
+    let mtime = times.of(meta);
+    if meta.mtime() != mtime || (mtime == times.epoch() && meta.mtime_nsec() > 0) {
+        set_mtime(file, mtime).doing(|| format!("setting the time of {path}"))?;
     }
     if matches!(kind, Kind::HardLink(_)) {
         xattrs.clear();
     }
-    let mtime = meta.mtime().min(latest);
     let mode = if matches!(kind, Kind::Symlink(_)) { 0o777 } else { meta.mode() & 0o7777 };
     Ok(Entry { kind, uid: meta.uid(), gid: meta.gid(), mode, mtime, xattrs })
 }

@@ -15,6 +15,7 @@ pub mod guest;
 pub mod guide;
 pub mod leftovers;
 pub mod machine;
+pub mod mirror;
 pub mod network;
 pub mod probe;
 pub mod role;
@@ -22,6 +23,9 @@ pub mod rpm;
 pub mod server;
 pub mod store;
 pub mod table;
+pub mod user;
+pub mod variation;
+pub mod world;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -5,10 +5,11 @@ use super::{bytes, change};
 use crate::base::error::Result;
 use crate::base::path::RelPath;
 use crate::image::manifest::Image;
+use crate::layer::owners::Owners;
 use crate::layer::tree::{Entry, Kind, Tree};
 use crate::store::Store;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// How many lines of a text's change are shown.
 const LINES: usize = 10;
@@ -40,12 +41,12 @@ pub(super) fn of_packages(store: &Store, a: &Image, b: &Image) -> Result<Vec<Fil
 }
 
 fn between(layer: &str, before: &Tree, after: &Tree) -> Result<Vec<File>> {
-    let owners = owners(after)?;
+    let owners = Owners::of(&[after])?;
     let paths: BTreeSet<&RelPath> = before.iter().chain(after.iter()).map(|(path, _)| path).collect();
     let mut files = Vec::new();
     for path in paths {
         if let Some(change) = difference(before.get(path), after.get(path))? {
-            files.push(File { layer: layer.to_string(), path: path.to_string(), origin: origin(&owners, path), change });
+            files.push(File { layer: layer.to_string(), path: path.to_string(), origin: owners.origin(path), change });
         }
     }
     Ok(files)
@@ -82,40 +83,6 @@ fn difference(before: Option<&Entry>, after: Option<&Entry>) -> Result<Option<St
 fn first_difference(old: &[u8], new: &[u8]) -> Option<usize> {
     let same = old.iter().zip(new).take_while(|(old, new)| old == new).count();
     (same < old.len().max(new.len())).then_some(same)
-}
-
-/// The packages that have a path, by dpkg's lists in a layer.
-fn owners(tree: &Tree) -> Result<BTreeMap<String, BTreeSet<String>>> {
-    let mut owners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (path, entry) in tree.iter() {
-        let name = path.as_str().strip_prefix("var/lib/dpkg/info/").and_then(|name| name.strip_suffix(".list"));
-        let (Some(name), Kind::File(content)) = (name, &entry.kind) else { continue };
-        let name = name.split(':').next().unwrap_or(name);
-        for line in String::from_utf8_lossy(&bytes(content)?).lines() {
-            owners.entry(merged(line)).or_default().insert(name.to_string());
-        }
-    }
-    Ok(owners)
-}
-
-/// A path as a root has it whose `/bin`, `/lib` … are links: lists may say it as the package did.
-fn merged(path: &str) -> String {
-    let inside = path.trim_start_matches('/');
-    let old = ["bin", "sbin", "lib", "lib64", "lib32"];
-    if old.contains(&inside.split('/').next().unwrap_or_default()) { format!("usr/{inside}") } else { inside.to_string() }
-}
-
-/// Whose a path is; of one that no package has, whose the nearest directory is.
-fn origin(owners: &BTreeMap<String, BTreeSet<String>>, path: &RelPath) -> String {
-    let words = |names: &BTreeSet<String>| names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-    if let Some(names) = owners.get(path.as_str()) {
-        return words(names);
-    }
-    let mut above = std::iter::successors(path.parent(), RelPath::parent);
-    match above.find_map(|folder| Some((folder.clone(), owners.get(folder.as_str())?))) {
-        Some((folder, names)) => format!("made by a script; {folder} is of {}", words(names)),
-        None => "made by a script".to_string(),
-    }
 }
 
 #[cfg(test)]
