@@ -227,6 +227,18 @@ fn a_script_that_fails_ends_the_build() {
 }
 
 #[test]
+fn a_layer_that_holds_what_the_release_forbids_is_in_no_image_and_each_file_is_named_with_whose_it_is() {
+    let rule = "\n[[forbid]]\npaths = [\"/var/lib/tick/*\", \"/etc/tick.conf\"]\nwhy = \"an example\"\n";
+    duplicate().append("recipes/releases/fixture.toml", rule).run(["build", "compute"]).fails(
+        "error: packages of compute leave 2 files that no layer may hold:\n  \
+         /etc/tick.conf (tick; layer packages): an example\n  \
+         /var/lib/tick/account (made by a script; layer packages): an example\n  \
+         next: take each out by a line under [clean] of recipes/releases/fixture.toml; what a node must have and keep, an overlay \
+         declares as [[state]] or [[secret]]\n",
+    );
+}
+
+#[test]
 fn an_account_that_a_script_numbers_itself_ends_the_build() {
     assert_eq!(
         built_with("guest"),

@@ -8,14 +8,17 @@ use serde_json::Value;
 use std::fs;
 use std::process::Command;
 
-const STEPS: [&str; 7] = ["tools", "base", "boot", "packages", "overlay base", "overlay hosts", "agent"];
+const STEPS: [&str; 8] = ["tools", "base", "boot", "packages", "overlay base", "overlay hosts", "agent", "lint"];
 
 /// `plan compute` with these steps to build, each with its reasons.
 fn plan(to_build: &[(&str, &str)]) -> String {
     STEPS
         .iter()
         .map(|step| match to_build.iter().find(|(name, _)| name == step) {
-            Some((_, why)) => format!("{step:13}  to build\n{:13}    {why}\n", ""),
+            Some((_, why)) => {
+                let what = if *step == "lint" { "to run" } else { "to build" };
+                format!("{step:13}  {what}\n{:13}    {why}\n", "")
+            }
             None => format!("{step:13}  cached\n"),
         })
         .collect()
@@ -97,6 +100,29 @@ fn the_plan_names_every_input_that_changed() {
     test.run(["plan", "compute"]).prints(&plan(&[("boot", "modules changed")]));
     let test = test.replace("site.toml", "name = \"compute01\"", "name = \"compute07\"");
     test.run(["plan", "compute"]).prints(&plan(&[("boot", "modules changed"), ("overlay hosts", "/etc/hosts changed")]));
+}
+
+#[test]
+fn a_layer_that_holds_what_the_release_forbids_is_in_no_image_and_each_file_is_named_with_whose_it_is() {
+    let (test, release) = (role().duplicate(), "recipes/releases/small.toml");
+    let built = fs::read(test.project().join(release)).unwrap();
+    let rule = "\n[[forbid]]\npaths = [\"/etc/shells\", \"/etc/debian_v*\"]\nwhy = \"an example\"\n\n\
+                [[forbid]]\npaths = [\"/etc/pam.d/*\"]\ncontent = '(?m)^auth.*pam_rootok'\nwhy = \"another one\"\n";
+    let test = test.append(release, rule);
+    // A stricter rule asks for no layer again.
+    test.run(["plan", "compute"]).prints(&plan(&[("lint", "forbidden changed")]));
+    for command in ["build", "check"] {
+        test.run([command, "compute"]).fails(
+            "error: packages of compute leave 4 files that no layer may hold:\n  \
+             /etc/debian_version (base-files; layer system): an example\n  \
+             /etc/pam.d/runuser (util-linux; layer system): another one\n  \
+             /etc/pam.d/su (util-linux; layer system): another one\n  \
+             /etc/shells (made by a script; that of debianutils names it; layer system): an example\n  \
+             next: take each out by a line under [clean] of recipes/releases/small.toml; what a node must have and keep, an overlay \
+             declares as [[state]] or [[secret]]\n",
+        );
+    }
+    test.write(release, built).run(["plan", "compute"]).prints(&plan(&[]));
 }
 
 #[test]

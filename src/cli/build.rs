@@ -132,10 +132,10 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Builds the layers that are missing and runs the checks that are.
+    /// Builds the layers that are missing, and runs the lint and the checks that are.
     ///
     /// # Errors
-    /// A step fails, or a check cannot be run. That one fails is no error here.
+    /// A step fails, a layer holds what it may not, or a check cannot be run. That one fails is no error here.
     pub fn layers_and_checks(&self, lock: &mut ReleaseLock) -> Result<(RolePlan, Parts, Vec<Judged>)> {
         let plan = self.fetched(lock)?;
         let scratch_folder = self.store.scratch().join(format!("roots-{}", self.files.role));
@@ -152,6 +152,7 @@ impl Work<'_> {
             crate::base::fs::remove_tree(&scratch_folder)?;
         }
         let parts = parts?;
+        builder.lint(&parts)?;
         let judged = builder.checks(&parts, &self.session.secrets)?;
         Ok((plan, parts, judged))
     }

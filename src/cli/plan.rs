@@ -56,7 +56,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
             println!("{:width$}  cached", line.step);
             continue;
         }
-        let what = if line.step.starts_with("check ") { "to run" } else { "to build" };
+        let what = if line.step == "lint" || line.step.starts_with("check ") { "to run" } else { "to build" };
         println!("{:width$}  {what}", line.step);
         for reason in line.changed.iter().take(SHOWN) {
             println!("{:width$}    {reason}", "");
@@ -74,6 +74,7 @@ pub(super) fn keys(plan: &RolePlan) -> Result<Vec<Key>> {
     let mut keys = vec![plan.tools.clone(), plan.base.clone(), plan.boot(&program), plan.packages.clone()];
     keys.extend(plan.overlays.iter().map(|step| step.key.clone()));
     keys.push(plan.agent(&program));
+    keys.extend(plan.lint.clone());
     keys.extend(plan.checks.iter().map(|check| check.key.clone()));
     Ok(keys)
 }

@@ -1,13 +1,14 @@
-//! Carries a role's plan out: every step that is not in the store yet, then the checks, then the manifest.
+//! Carries a role's plan out: every step that is not in the store yet, then the lint and the checks, then the manifest.
 //!
 //! ```text
 //! tools ─> base ─┬─> packages ─> layer ─┐
 //!                ├─> layer   (meanwhile) ├─> overlays ─> manifest
-//!                └─> kernel, initrd ─────┘          (checks)
+//!                └─> kernel, initrd ─────┘          (lint, checks)
 //! ```
 
 use super::check::{Checker, Judged};
 use super::initrd::{self, Initrd};
+use super::lint::Lint;
 use super::manifest::{self, Image, Layer};
 use super::unpacked;
 use crate::base::digest::Digest;
@@ -47,6 +48,14 @@ pub struct Parts {
     initrd: Blob,
     /// Whether everything was in the store before.
     pub cached: bool,
+}
+
+impl Parts {
+    /// The layers of packages, the lowest first: name and digest.
+    fn of_packages(&self) -> Vec<(&str, Digest)> {
+        let of_packages = self.layers.iter().filter(|layer| ["base", "packages"].contains(&layer.kind.as_str()));
+        of_packages.map(|layer| (layer.name.as_str(), layer.blob.digest)).collect()
+    }
 }
 
 /// Builds one role's image.
@@ -108,17 +117,26 @@ impl Builder<'_> {
         Ok(Parts { layers, kernel: output(&boot, "kernel")?, initrd: output(&boot, "initrd")?, cached })
     }
 
+    /// Refuses layers that hold what the release forbids, unless the store knows that they do not.
+    ///
+    /// # Errors
+    /// One does; or it cannot be read.
+    pub fn lint(&self, parts: &Parts) -> Result<()> {
+        let Some(key) = &self.plan.lint else { return Ok(()) };
+        let Self { store, plan, release, watch, .. } = *self;
+        Lint { store, plan, release, layers: parts.of_packages(), watch }.run(key, &|| self.tools())
+    }
+
     /// Runs the checks that the store has no result of.
     ///
     /// # Errors
     /// One cannot be run. That one fails is no error here.
     pub fn checks(&self, parts: &Parts, secrets: &Secrets) -> Result<Vec<Judged>> {
-        let of_packages = parts.layers.iter().filter(|layer| ["base", "packages"].contains(&layer.kind.as_str()));
         let checker = Checker {
             store: self.store,
             lock: self.lock,
             plan: self.plan,
-            layers: of_packages.map(|layer| (layer.name.as_str(), layer.blob.digest)).collect(),
+            layers: parts.of_packages(),
             node_program: self.node_program,
             secrets,
             watch: self.watch,

@@ -1,6 +1,6 @@
 //! From a plan to an image, and from an image to a disk that boots.
 //!
-//! `build` carries a role's plan out; `unpacked` keeps packages without compression; `check` has the services judge their files, `verdict` takes their words; `manifest` is the image's name and content in the store.
+//! `build` carries a role's plan out; `unpacked` keeps packages without compression; `lint` looks for what no layer may hold, `check` has the services judge their files, `verdict` takes their words; `manifest` is the image's name and content in the store.
 //! `disk` lays a disk out as extents, without writing anything. `esp` and `grub` make two of its parts, `initrd`
 //! makes the initrd that goes into the ESP, `installer` what a machine that is to be installed gets besides. `extent` writes extents to a file and hashes it on the way; `qcow2` turns a
 //! disk's extents into those of a qcow2 file. `solver` is where packages are resolved. `archive` writes the root that layers are together. But for that one's, which end
@@ -18,6 +18,7 @@ pub mod extent;
 pub mod grub;
 pub mod initrd;
 pub mod installer;
+pub mod lint;
 pub mod manifest;
 pub mod qcow2;
 pub mod solver;

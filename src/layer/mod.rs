@@ -20,7 +20,7 @@ pub mod mounted;
 pub mod order;
 pub mod owners;
 pub mod root;
-mod rpm;
+pub mod rpm;
 pub mod sandbox;
 pub mod scratch;
 pub mod tar;

@@ -17,6 +17,7 @@ use super::root::{Job, POOL, PRESET};
 use super::sandbox::Sandbox;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::base::path::RelPath;
 use crate::model::release::Rpm;
 use std::path::Path;
 
@@ -33,6 +34,31 @@ const LEFTOVERS: [&str; 3] = [".rpm.lock", "rpmdb.sqlite-shm", "rpmdb.sqlite-wal
 
 /// Directories that a mount covers during the build, so that rpm cannot give them the modes that they have everywhere.
 const COVERED: [(&str, u32); 5] = [("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
+
+/// Whose a file of a root is, in words, by the root's database. `sandbox` is that root.
+///
+/// # Errors
+/// rpm cannot be started.
+pub fn owner(spec: &Rpm, sandbox: &Sandbox, tools: &Path, path: &RelPath) -> Result<String> {
+    let mut command = program(spec);
+    command.extend(["--query", "--queryformat", "%{NAME} ", "--file"].map(str::to_string));
+    command.push(path.to_string());
+    let ended = in_tools(sandbox.clone(), tools).run_to_any_end(command)?;
+    let names = String::from_utf8_lossy(&ended.output).trim().to_string();
+    Ok(if ended.code == Some(0) { names } else { "made by a script".to_string() })
+}
+
+/// The tools' rpm on the database of a root.
+fn program(spec: &Rpm) -> Vec<String> {
+    let mut command = vec![format!("{TOOLS}/{LINKER}"), "--library-path".to_string(), format!("{TOOLS}/{LIBRARIES}")];
+    command.extend([format!("{TOOLS}/{PROGRAM}"), format!("--dbpath=/{}", spec.database.as_str())]);
+    command
+}
+
+/// Shows the tools in a root.
+fn in_tools(sandbox: Sandbox, tools: &Path) -> Sandbox {
+    sandbox.bind(tools, TOOLS).env("RPM_CONFIGDIR", &format!("{TOOLS}/{CONFIGURATION}"))
+}
 
 impl Job<'_> {
     /// Fills an empty directory with the base system.
@@ -91,17 +117,12 @@ impl Job<'_> {
             "the tools' rpm",
             "write \"rpm\" in tools of the release's [packages], and run: ostack-image lock",
         )?;
-        Ok(sandbox
-            .bind(&self.pool, POOL)
-            .bind(self.tools, TOOLS)
-            .env("RPM_CONFIGDIR", &format!("{TOOLS}/{CONFIGURATION}"))
-            .env("SOURCE_DATE_EPOCH", &self.epoch.to_string()))
+        Ok(in_tools(sandbox, self.tools).bind(&self.pool, POOL).env("SOURCE_DATE_EPOCH", &self.epoch.to_string()))
     }
 
     /// Runs the tools' rpm on some of the packages.
     fn rpm(&self, spec: &Rpm, sandbox: &Sandbox, action: &[&str], positions: &[usize]) -> Result<()> {
-        let mut command = vec![format!("{TOOLS}/{LINKER}"), "--library-path".to_string(), format!("{TOOLS}/{LIBRARIES}")];
-        command.extend([format!("{TOOLS}/{PROGRAM}"), format!("--dbpath=/{}", spec.database.as_str())]);
+        let mut command = program(spec);
         // Their files' sha256 are the lock's: to ask keys and digests again, old rpms' MD5 among them, would prove less.
         command.extend(["--nosignature", "--nodigest", "--noplugins"].map(str::to_string));
         for (name, value) in &spec.macros {

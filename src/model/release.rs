@@ -49,6 +49,9 @@ pub struct Release {
     /// What maintainer scripts leave behind and no layer may hold.
     #[serde(default)]
     pub clean: Clean,
+    /// What no layer of packages may hold.
+    #[serde(default, rename = "forbid")]
+    pub forbidden: Vec<Forbidden>,
     /// What the initrd carries.
     #[serde(default)]
     pub initrd: Initrd,
@@ -208,6 +211,51 @@ pub struct Clean {
     pub sort_json: Vec<String>,
 }
 
+/// Files that a layer may not hold, because they would make all nodes one or were different in the next build. A build that leaves
+/// one behind fails: `[clean]` is what takes them out.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forbidden {
+    /// Which files: shell patterns, absolute; `**` is any number of folders.
+    pub paths: Vec<String>,
+    /// Only those with this somewhere in them: a regular expression over bytes, in which `.` is any byte.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// What they are, and why no image may have them.
+    pub why: String,
+}
+
+impl Forbidden {
+    /// The patterns, each with its text.
+    ///
+    /// # Errors
+    /// One is none, or not absolute.
+    pub fn patterns(&self) -> Result<Vec<(&str, glob::Pattern)>> {
+        let pattern = |path: &'_ String| {
+            glob::Pattern::new(path).ok().filter(|_| path.starts_with('/')).ok_or_else(|| {
+                Error::new(format!("`{path}` is no absolute path or pattern")).next("write one such as \"/var/log/**\"")
+            })
+        };
+        self.paths.iter().map(|path| Ok((path.as_str(), pattern(path)?))).collect()
+    }
+
+    /// The expression.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn expression(&self) -> Result<Option<regex::bytes::Regex>> {
+        let build = |text: &String| {
+            regex::bytes::RegexBuilder::new(text).unicode(false).dot_matches_new_line(true).build().map_err(|why| {
+                let why = why.to_string();
+                let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                Error::new(format!("`{text}` is no regular expression: {why}"))
+                    .next("write one such as '^-----BEGIN', between single quotes")
+            })
+        };
+        self.content.as_ref().map(build).transpose()
+    }
+}
+
 /// What the initrd carries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -257,6 +305,11 @@ pub fn parse(source: &Source<'_>) -> Result<Release> {
             Backend::Deb | Backend::Rpm => {}
         }
     }
+    for (index, one) in release.forbidden.iter().enumerate() {
+        let at = |key: &str, error: Error| error.at(source.file, lines.of(&["forbid", &index.to_string(), key]));
+        one.patterns().map_err(|error| at("paths", error))?;
+        one.expression().map_err(|error| at("content", error))?;
+    }
     if release.backend == Backend::Rpm {
         if release.rpm.is_none() {
             return Err(Error::new("a release with backend = \"rpm\" has no [rpm]")
@@ -292,6 +345,24 @@ mod tests {
         let [suite] = &release.suites[..] else { panic!("{release:?}") };
         assert_eq!((suite.path.as_ref().map(RelPath::as_str), suite.priority, suite.exclude.len()), (Some("os/x86_64"), 99, 0));
         assert_eq!(release.rpm.unwrap().database.as_str(), "var/lib/rpm");
+    }
+
+    #[test]
+    fn what_is_forbidden_is_said_by_patterns_and_expressions() {
+        let rule = |line: &str| format!("{RPM}\n[[forbid]]\nwhy = \"w\"\n{line}\n");
+        let release = read(&rule("paths = [\"/**/*.pyc\"]\ncontent = '\\A.{4}\\x00'")).unwrap();
+        assert!(release.forbidden[0].expression().unwrap().unwrap().is_match(b"\xff\n\x00\x01\x00"));
+        let cases = [
+            ("paths = [\"var\"]", "r.toml:17: `var` is no absolute path or pattern\n  next: write one such as \"/var/log/**\""),
+            ("paths = [\"/a**\"]", "r.toml:17: `/a**` is no absolute path or pattern\n  next: write one such as \"/var/log/**\""),
+            (
+                "paths = []\ncontent = '('",
+                "r.toml:18: `(` is no regular expression: unclosed group\n  next: write one such as '^-----BEGIN', between single quotes",
+            ),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(read(&rule(line)).unwrap_err().to_string(), expected);
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub mod version {
     pub const INSTALLER: u32 = 2;
     /// How a check's root is made and its words are taken.
     pub const CHECK: u32 = 1;
+    /// What the lint reads of layers.
+    pub const LINT: u32 = 1;
     /// The disk's layout and boot loader.
     pub const DISK: u32 = 1;
 }

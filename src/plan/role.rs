@@ -66,6 +66,8 @@ pub struct RolePlan {
     pub base: Key,
     /// The role's package layer.
     pub packages: Key,
+    /// That the layers of packages hold nothing that the release forbids; `None` where it forbids nothing.
+    pub lint: Option<Key>,
     /// One layer per overlay that has files for the role.
     pub overlays: Vec<OverlayStep>,
     /// How the components' own programs judge what the role and its first node give them.
@@ -159,6 +161,12 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         .with("base", base.digest())
         .with("installation answers", Digest::of(debconf.join("\n")))
         .with("overlays' accounts", Digest::of(serde_json::to_string(&users).unwrap_or_default()));
+    let forbidden = &inputs.release.forbidden;
+    let lint = (!forbidden.is_empty()).then(|| {
+        Key::new("lint", version::LINT)
+            .with("packages", packages.digest())
+            .with("forbidden", Digest::of(serde_json::to_string(forbidden).unwrap_or_default()))
+    });
     let layer = |(overlay, files): &(&LoadedOverlay, FileSet)| CheckLayer {
         overlay: overlay.name.clone(),
         of_node: false,
@@ -205,6 +213,7 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         loaders,
         base,
         packages,
+        lint,
         overlays,
         checks,
         boot,

@@ -1,0 +1,241 @@
+//! The lint: whether the layers that packages make hold anything that a release forbids, such as keys that scripts have drawn, which would be the
+//! same on all nodes and others in the next build.
+//!
+//! It reads the layers as they are stored, so that a stricter rule asks for no layer to be built again: it has a key of its own, of the
+//! rules and of the packages. Layers of overlays are not looked at. What is in them somebody has written, and not a script drawn.
+
+use crate::base::digest::Digest;
+use crate::base::error::{Context, Error, Result};
+use crate::base::fs;
+use crate::base::path::RelPath;
+use crate::image::build::Watch;
+use crate::layer::mounted::Mounted;
+use crate::layer::owners::Owners;
+use crate::layer::rpm;
+use crate::layer::sandbox::Sandbox;
+use crate::layer::times::Times;
+use crate::layer::tree::Tree;
+use crate::model::release::{Forbidden, Release, Rpm};
+use crate::plan::{Key, RolePlan};
+use crate::store::{Record, Store};
+use regex::bytes::Regex;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// How much of a file is looked at, in bytes: headers and keys stand at its beginning.
+const LOOKED_AT: u64 = 8192;
+/// How many files an error names.
+const NAMED: usize = 20;
+
+/// Looks at a role's layers, if the store has no result of it.
+pub struct Lint<'a> {
+    /// Where results go.
+    pub store: &'a Store,
+    /// What is built.
+    pub plan: &'a RolePlan,
+    /// Its release.
+    pub release: &'a Release,
+    /// The image's layers of packages, the lowest first: name and digest.
+    pub layers: Vec<(&'a str, Digest)>,
+    /// Who hears of it.
+    pub watch: &'a dyn Watch,
+}
+
+/// A rule, ready.
+struct Rule<'a> {
+    pattern: glob::Pattern,
+    /// What the pattern begins and ends with, literally: most paths are none of a rule's by that alone.
+    ends: (&'a str, &'a str),
+    expression: Option<Regex>,
+    why: &'a str,
+}
+
+/// A file that no layer may hold.
+struct Found<'a> {
+    layer: &'a str,
+    path: RelPath,
+    why: &'a str,
+}
+
+impl Lint<'_> {
+    /// Refuses what the release forbids.
+    ///
+    /// # Errors
+    /// A layer holds such a file: with whose it is, and what to do. Or one cannot be read.
+    pub fn run(&self, key: &Key, tools: &dyn Fn() -> Result<PathBuf>) -> Result<()> {
+        if self.store.step(&key.digest()).is_some() {
+            self.watch.cached(&key.step);
+            return Ok(());
+        }
+        self.watch.begins(&key.step);
+        let begin = Instant::now();
+        let rules = Rule::all(&self.release.forbidden)?;
+        let mut roots = Mounted::new(&self.store.scratch().join(format!("lint-{}", self.plan.role)))?;
+        let mut folders = Vec::new();
+        let mut found = Vec::new();
+        for (name, digest) in &self.layers {
+            let folder = roots.layer(name, &self.store.path(digest), tools)?;
+            for (path, why) in forbidden(&folder, &rules)? {
+                found.push(Found { layer: name, path, why });
+            }
+            folders.push(folder);
+        }
+        if !found.is_empty() {
+            let origins = self.origins(&found, &folders, roots.folder(), tools)?;
+            return Err(self.refusal(&found, &origins));
+        }
+        let record = Record { step: key.step.clone(), inputs: key.shown(), ..Record::default() };
+        self.store.put_step(&key.digest(), &record)?;
+        self.watch.done(&key.step, begin.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Whose the files are that an error names.
+    fn origins(
+        &self,
+        found: &[Found<'_>],
+        folders: &[PathBuf],
+        scratch: &Path,
+        tools: &dyn Fn() -> Result<PathBuf>,
+    ) -> Result<Vec<String>> {
+        let named = found.iter().take(NAMED).map(|one| &one.path);
+        if let Some(spec) = &self.release.rpm {
+            return rpm_origins(spec, named, folders, scratch, &tools()?);
+        }
+        let trees = folders.iter().map(|folder| Tree::settle(folder, None, &Times::KEPT)).collect::<Result<Vec<_>>>()?;
+        let owners = Owners::of(&trees.iter().collect::<Vec<_>>())?;
+        Ok(named.map(|path| owners.origin(path)).collect())
+    }
+
+    fn refusal(&self, found: &[Found<'_>], origins: &[String]) -> Error {
+        let mut words = String::new();
+        for (one, origin) in found.iter().zip(origins) {
+            words.push_str(&format!("\n  {} ({origin}; layer {}): {}", one.path, one.layer, one.why));
+        }
+        if found.len() > origins.len() {
+            words.push_str(&format!("\n  and {} more", found.len() - origins.len()));
+        }
+        let files = if found.len() == 1 { "1 file".to_string() } else { format!("{} files", found.len()) };
+        Error::new(format!("packages of {} leave {files} that no layer may hold:{words}", self.plan.role)).next(format!(
+            "take each out by a line under [clean] of recipes/releases/{}.toml; what a node must have and keep, an overlay declares as \
+             [[state]] or [[secret]]",
+            self.plan.release
+        ))
+    }
+}
+
+impl<'a> Rule<'a> {
+    fn all(forbidden: &'a [Forbidden]) -> Result<Vec<Self>> {
+        let special = |c| "*?[]".contains(c);
+        let mut rules = Vec::new();
+        for one in forbidden {
+            let expression = one.expression()?;
+            for (path, pattern) in one.patterns()? {
+                let prefix = path.find(special).map_or(path, |at| &path[..at]);
+                let suffix = path.rfind(special).map_or("", |at| &path[at + 1..]);
+                rules.push(Self { pattern, ends: (prefix, suffix), expression: expression.clone(), why: &one.why });
+            }
+        }
+        Ok(rules)
+    }
+
+    fn is_about(&self, path: &str) -> bool {
+        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+        path.starts_with(self.ends.0) && path.ends_with(self.ends.1) && self.pattern.matches_with(path, options)
+    }
+}
+
+/// The files below a folder that rules are about, in order, each with the first rule's reason.
+fn forbidden<'a>(folder: &Path, rules: &[Rule<'a>]) -> Result<Vec<(RelPath, &'a str)>> {
+    let mut found = Vec::new();
+    for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
+        let entry = entry.doing(|| format!("reading the layer {}", folder.display()))?;
+        let inside = entry.path().strip_prefix(folder).unwrap_or(Path::new(""));
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        let path = format!("/{}", inside.display());
+        let mut beginning: Option<Vec<u8>> = None;
+        for rule in rules.iter().filter(|rule| rule.is_about(&path)) {
+            if let Some(expression) = &rule.expression {
+                let bytes = match &beginning {
+                    Some(bytes) => bytes,
+                    None => beginning.insert(beginning_of(entry.path())?),
+                };
+                if !expression.is_match(bytes) {
+                    continue;
+                }
+            }
+            found.push((path.parse()?, rule.why));
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn beginning_of(file: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::open(file)?.take(LOOKED_AT).read_to_end(&mut bytes).doing(|| format!("reading {}", file.display()))?;
+    Ok(bytes)
+}
+
+/// Whose files are, as the layers' own database of rpm packages says.
+fn rpm_origins<'a>(
+    spec: &Rpm,
+    paths: impl Iterator<Item = &'a RelPath>,
+    folders: &[PathBuf],
+    scratch: &Path,
+    tools: &Path,
+) -> Result<Vec<String>> {
+    let [upper, work, root] = ["upper", "work", "root"].map(|name| scratch.join("database").join(name));
+    for folder in [&upper, &work, &root] {
+        fs::create_dir_all(folder)?;
+    }
+    let stack = folders.iter().rev().cloned().collect();
+    let sandbox = Sandbox::new(&root).stack(stack, &upper, &work);
+    let origins = paths.map(|path| rpm::owner(spec, &sandbox, tools, path)).collect();
+    fs::remove_tree(&scratch.join("database"))?;
+    origins
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_found_by_its_path_and_by_what_it_begins_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let checked = [b"\xf3\x0d\x0d\x0a\0\0\0\0time".as_slice(), b"\xf3\x0d\x0d\x0a\x01\0\0\0hash"];
+        for (path, content) in [
+            ("etc/machine-id", b"".as_slice()),
+            ("etc/ssh/host_rsa", b"x"),
+            ("etc/ssh/deeper/host_rsa", b"x"),
+            ("usr/a/b.pyc", checked[0]),
+            ("usr/b.pyc", checked[1]),
+            ("var/log/a", b"\n"),
+            ("var/log/b/c", b"x"),
+            ("var/log/b/empty", b""),
+        ] {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        std::os::unix::fs::symlink("a", folder.path().join("var/log/link")).unwrap();
+        let rule = |path: &str, content: Option<&str>, why: &str| Forbidden {
+            paths: vec![path.to_string()],
+            content: content.map(str::to_string),
+            why: why.to_string(),
+        };
+        let rules = [
+            rule("/etc/machine-id", Some("."), "an identity"),
+            rule("/etc/ssh/host_*", None, "a key"),
+            rule("/**/*.pyc", Some(r"\A.{4}\x00{4}"), "a time"),
+            rule("/var/log/**", Some("."), "a log"),
+            rule("/var/log/a", None, "never: the first one counts"),
+        ];
+        let found = forbidden(folder.path(), &Rule::all(&rules).unwrap()).unwrap();
+        let said: Vec<String> = found.iter().map(|(path, why)| format!("{path}: {why}")).collect();
+        assert_eq!(said, ["/etc/ssh/host_rsa: a key", "/usr/a/b.pyc: a time", "/var/log/a: a log", "/var/log/b/c: a log"]);
+    }
+}
