@@ -5,6 +5,7 @@
 
 mod harness;
 
+use harness::machine::{ostack, shipped};
 use harness::role::{default_store, lock, put_packages, remove_at_exit};
 use harness::variation::{Packages, Reference, Variation};
 use harness::world::{World, YEAR};
@@ -217,6 +218,32 @@ fn whoever_builds_wherever_and_whenever_the_bytes_are_the_same() {
     });
     let wrong: Vec<String> = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{} of {} variations:\n{}", wrong.len(), VARIATIONS.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_storage_image_is_the_same_from_an_empty_store_in_another_world() {
+    let project = shipped("variations");
+    // In the store that tests of real images share: most often it is there.
+    let commands = "build storage --format qcow2,raw";
+    ostack(&project).args(commands.split(' ')).arg("--relock").run().unwrap();
+    let lock = Lock::load(&project.join("ostack.lock")).unwrap();
+    let lock = lock.release(&"epoxy-debian13".parse().unwrap()).unwrap();
+    let (role, store) = ("storage", default_store());
+    let reference = Reference { project: &project, store: &store, lock, role, commands, mirror: "" };
+    let variation = Variation {
+        name: "storage",
+        world: World { clock: -YEAR, order: Some(10), core: None },
+        rootless: true,
+        host: "build-machine.example.org",
+        home: "nonexistent",
+        umask: "077",
+        zone: "Pacific/Kiritimati",
+        locale: "tr_TR.UTF-8",
+        at: ["elsewhere", "a project/with a longer name", "the store of it"],
+        memory: false,
+        packages: Packages::Reversed,
+    };
+    assert_eq!(variation.wrong(&reference), None);
 }
 
 /// A script that writes down what it sees. Of that, clock, folders, cores and a file's time are of the machine; the rest is the sandbox's.

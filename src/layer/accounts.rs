@@ -55,6 +55,35 @@ pub fn add(sandbox: &Sandbox, users: &[User], groups: &[Group]) -> Result<()> {
     Ok(())
 }
 
+/// Has every password in `/etc/shadow` be as old as the build. Programs that write it do so of themselves (`SOURCE_DATE_EPOCH`), but where
+/// the machine's clock is behind that, they take the clock's day.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub fn settle(sandbox: &Sandbox, epoch: i64) -> Result<()> {
+    let shadow = read(sandbox, "/etc/shadow")?;
+    let settled = with_day(&shadow, epoch / SECONDS_OF_A_DAY);
+    if settled == shadow {
+        return Ok(());
+    }
+    sandbox.run(["sh", "-c", "cat > \"$0\"", "/etc/shadow"], settled.as_bytes()).map(|_| ()).doing(|| "writing /etc/shadow")
+}
+
+const SECONDS_OF_A_DAY: i64 = 24 * 3600;
+
+/// The lines of shadow(5) with this day of the last change where they have any. 0 is none: it asks for a new password.
+fn with_day(shadow: &str, day: i64) -> String {
+    let line = |line: &str| {
+        let mut fields: Vec<&str> = line.split(':').collect();
+        let day = day.to_string();
+        if fields.get(2).is_some_and(|last| last.parse::<i64>().is_ok_and(|last| last > 0)) {
+            fields[2] = &day;
+        }
+        fields.join(":") + "\n"
+    };
+    shadow.lines().map(line).collect()
+}
+
 /// A file of the root; empty where the distribution has none.
 fn read(sandbox: &Sandbox, file: &str) -> Result<String> {
     Ok(sandbox.run(["sh", "-c", "[ ! -e \"$0\" ] || cat \"$0\"", file], b"")?.text())
@@ -109,4 +138,16 @@ pub fn lint(sandbox: &Sandbox, release: &Release, users: &[User]) -> Result<()> 
 
 fn has(database: &str, name: &str) -> bool {
     database.lines().any(|line| line.split(':').next() == Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_password_is_as_old_as_the_build_but_for_those_without_a_day() {
+        let shadow = "root:*:20420:0:99999:7:::\nnova:!*:::::::\nnew:x:0:0:99999:7:::\n";
+        assert_eq!(with_day(shadow, 20784), "root:*:20784:0:99999:7:::\nnova:!*:::::::\nnew:x:0:0:99999:7:::\n");
+        assert_eq!(with_day("", 20784), "");
+    }
 }

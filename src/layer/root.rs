@@ -215,6 +215,7 @@ impl Job<'_> {
     pub(super) fn finish(&self, sandbox: &Sandbox, written: &Path) -> Result<()> {
         let users: Vec<User> = self.release.users.iter().chain(self.users).cloned().collect();
         accounts::lint(sandbox, self.release, &users)?;
+        accounts::settle(sandbox, self.epoch)?;
         let clean = &self.release.clean;
         let mut script = String::from(
             "set -e\nrm -f /usr/sbin/policy-rc.d\nrm -rf /etc/systemd/system/*.wants /etc/systemd/system/*.requires\n\

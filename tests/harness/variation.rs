@@ -68,7 +68,7 @@ hostname "$HOST"
 if [ -n "$MEMORY" ]; then mount -t tmpfs -o mode=0755 tmpfs "$PLACE"; fi
 cd "$PLACE"
 mkdir -p "$PROJECT" "$STORE/blobs/sha256" "$AT" tmp
-(cd "$REFERENCE" && tar -c --exclude ./out .) | tar -xC "$PROJECT"
+(cd "$REFERENCE" && tar -c --exclude ./out .) | tar --warning=no-timestamp -xC "$PROJECT"
 if [ -s "$LIST" ]; then (cd "$POOL" && xargs -a "$LIST" cp -t "$PLACE/$STORE/blobs/sha256"); fi
 as=
 if [ -n "$ROOTLESS" ]; then
@@ -93,8 +93,11 @@ cd "$PLACE"
 # Notes beside artifacts are about these very files: their inodes and times.
 if cmp -s reference image && diff -rq --no-dereference --exclude '.*.json' "$REFERENCE/out" "$PROJECT/out"; then exit 0; fi
 diff reference image || true
-cp -ns "$POOL"/* "$STORE/blobs/sha256"
-"$PROGRAM" --store "$STORE" diff "$(sed -n 's/.*"digest": "\(sha256:.*\)".*/\1/p' reference | tail -1)" "$ROLE"
+image=$(sed -n 's/.*"digest": "sha256:\(.*\)".*/\1/p' reference | tail -1)
+{ cat reference; cat "$POOL/$image"; } | grep -o 'sha256:[0-9a-f]*' | cut -d: -f2 | sort -u | while read -r blob; do
+    if [ -e "$POOL/$blob" ]; then cp -n "$POOL/$blob" "$STORE/blobs/sha256"; fi
+done
+"$PROGRAM" --store "$STORE" diff "sha256:$image" "$ROLE"
 "#;
 
 impl Reference<'_> {
