@@ -21,7 +21,7 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock};
 
 /// All that is made of the role: the layers, kernel, initrd and command line that an image is, and whatever can be written of it.
-const COMMANDS: &str = "build compute --format qcow2,raw,iso\nnetboot compute\nkickstart compute --release train-centos7";
+const COMMANDS: &str = "build compute --format qcow2,raw\nnetboot compute\nkickstart compute --release train-centos7";
 
 const VARIATIONS: [Variation; 10] = [
     Variation {
@@ -170,10 +170,10 @@ fn project() -> Test {
         .append(release, "\n[initrd.network]\ncloud = [\"virtio_net\", \"af_packet\"]\n")
         .replace("images/disk.toml", "size = \"4 GiB\"\nsystem = \"2 GiB\"", "size = \"2 GiB\"\nsystem = \"512 MiB\"")
         .append("site.toml", "\n[provision]\nserver = \"172.16.0.2\"\n\n[mirror]\ncentos = \"http://mirror.invalid/7.9.2009\"\n");
-    for part in ["images/kickstart", "images/netboot", "images/iso"] {
+    for part in ["images/kickstart", "images/netboot"] {
         harness::copy(&shipped.join(part), &test.project().join(part));
     }
-    for file in ["images/kickstart.toml", "images/netboot.toml", "images/iso.toml"] {
+    for file in ["images/kickstart.toml", "images/netboot.toml"] {
         test = test.write(file, fs::read(shipped.join(file)).unwrap());
     }
     // What Anaconda installs is of another release, whose kernels have other names.
