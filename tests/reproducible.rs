@@ -5,7 +5,7 @@ mod harness;
 
 use harness::Test;
 use harness::role::{default_store, lock_of, put_packages};
-use harness::variation::{Packages, Reference, Variation};
+use harness::variation::{Reference, Variation};
 use harness::world::{World, YEAR};
 
 #[test]
@@ -23,18 +23,7 @@ fn a_controller_has_the_same_bytes_in_two_worlds() {
     // What no mirror has any more was locked anew.
     let (project, lock) = (test.project(), lock_of(&test, "epoxy-debian13"));
     let reference = Reference { project: &project, store: test.store(), lock: &lock, role: "controller", commands, mirror: "" };
-    let variation = Variation {
-        name: "controller",
-        world: World { clock: -YEAR, order: Some(12), core: Some(0) },
-        rootless: true,
-        host: "build-machine.example.org",
-        home: "nonexistent",
-        umask: "077",
-        zone: "Pacific/Kiritimati",
-        locale: "tr_TR.UTF-8",
-        at: ["elsewhere", "a project/with a longer name", "the store of it"],
-        memory: false,
-        packages: Packages::Reversed,
-    };
+    let variation =
+        Variation { name: "controller", world: World { clock: -YEAR, order: Some(12), core: Some(0) }, ..Variation::ELSEWHERE };
     assert_eq!(variation.wrong(&reference), None);
 }

@@ -230,19 +230,8 @@ fn the_storage_image_is_the_same_from_an_empty_store_in_another_world() {
     let lock = lock.release(&"epoxy-debian13".parse().unwrap()).unwrap();
     let (role, store) = ("storage", default_store());
     let reference = Reference { project: &project, store: &store, lock, role, commands, mirror: "" };
-    let variation = Variation {
-        name: "storage",
-        world: World { clock: -YEAR, order: Some(10), core: None },
-        rootless: true,
-        host: "build-machine.example.org",
-        home: "nonexistent",
-        umask: "077",
-        zone: "Pacific/Kiritimati",
-        locale: "tr_TR.UTF-8",
-        at: ["elsewhere", "a project/with a longer name", "the store of it"],
-        memory: false,
-        packages: Packages::Reversed,
-    };
+    let variation =
+        Variation { name: "storage", world: World { clock: -YEAR, order: Some(10), core: None }, ..Variation::ELSEWHERE };
     assert_eq!(variation.wrong(&reference), None);
 }
 

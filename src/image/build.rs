@@ -14,6 +14,7 @@ use super::unpacked;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::base::parallel::{self, cores};
 use crate::layer::erofs::{Compression, Tools};
 use crate::layer::root::{Job, PackageFile};
 use crate::layer::times::Begin;
@@ -25,7 +26,6 @@ use crate::plan::{Key, OverlayStep, Package, RolePlan};
 use crate::store::{Blob, Record, Store, WriteLock};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Instant;
 
 /// Hears which steps run and how long they took.
@@ -282,21 +282,10 @@ impl Builder<'_> {
         if self.release.backend == Backend::Deb {
             return unpacked::unpacked(self.store, self.lock, packages, threads);
         }
-        let queue = Mutex::new(packages.iter());
-        let check = || -> Result<()> {
-            loop {
-                let next = queue.lock().map_err(|_| Error::new("checking packages panicked"))?.next();
-                let Some(package) = next else { return Ok(()) };
-                self.store.verify(&package.digest).doing(|| format!("checking the package {}", package.name))?;
-            }
-        };
-        std::thread::scope(|scope| {
-            let other = scope.spawn(check);
-            check()?;
-            other.join().map_err(|_| Error::new("checking packages panicked"))?
-        })?;
-        let file = |package: &Package| PackageFile { name: package.name.to_string(), path: self.store.path(&package.digest) };
-        Ok(packages.iter().map(file).collect())
+        parallel::each(packages, threads, "checking packages", |package| {
+            self.store.verify(&package.digest).doing(|| format!("checking the package {}", package.name))?;
+            Ok(PackageFile { name: package.name.to_string(), path: self.store.path(&package.digest) })
+        })
     }
 
     /// The tools' root, unpacked once per list of packages.
@@ -353,10 +342,6 @@ impl Builder<'_> {
             ..Record::default()
         })
     }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The version of the one kernel that a base has.

@@ -16,6 +16,7 @@ use super::verdict::Verdict;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::base::parallel;
 use crate::base::path::RelPath;
 use crate::image::build::Watch;
 use crate::layer::mounted::Mounted;
@@ -30,7 +31,6 @@ use crate::secrets;
 use crate::store::{Record, Store, WriteLock};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Instant;
 
 /// The record's name for a check's warnings, a JSON list.
@@ -93,22 +93,9 @@ impl Checker<'_> {
         lower.insert(0, self.agent(roots.folder())?);
         let references = missing.iter().flat_map(|index| self.plan.checks[*index].references()).collect();
         let dummies = secrets::dummy(self.secrets, &references)?;
-        let queue = Mutex::new(missing.into_iter());
-        let done = Mutex::new(Vec::new());
-        let work = || -> Result<()> {
-            loop {
-                let next = queue.lock().map_err(|_| Error::new("running checks panicked"))?.next();
-                let Some(index) = next else { return Ok(()) };
-                let one = self.one(index, roots.folder(), &lower, &dummies)?;
-                done.lock().map_err(|_| Error::new("running checks panicked"))?.push(one);
-            }
-        };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| Error::new("running checks panicked"))?)
-        })?;
-        judged.extend(done.into_inner().map_err(|_| Error::new("running checks panicked"))?);
+        judged.extend(parallel::each(&missing, parallel::cores(), "running checks", |index| {
+            self.one(*index, roots.folder(), &lower, &dummies)
+        })?);
         judged.sort_by_key(|one| one.index);
         Ok(judged)
     }

@@ -10,15 +10,15 @@
 //! Nothing is synced: a file whose bytes have another digest than its name says is made again.
 
 use crate::base::digest::Digest;
-use crate::base::error::{Context, Error, Result};
+use crate::base::error::{Context, Result};
 use crate::base::fs;
+use crate::base::parallel;
 use crate::layer::deb;
 use crate::layer::root::PackageFile;
 use crate::plan::Package;
 use crate::store::{Store, WriteLock};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Mutex;
 
 /// The packages in the order given, decompressed by so many threads. Each is checked against its digest before.
 ///
@@ -41,26 +41,15 @@ pub(super) fn unpacked(store: &Store, _lock: &WriteLock, packages: &[Package], t
     }
     let mut order: Vec<(usize, &Package)> = packages.iter().enumerate().collect();
     order.sort_by_key(|(_, package)| std::cmp::Reverse(package.size));
-    let queue = Mutex::new(order.into_iter());
-    let found = Mutex::new(BTreeMap::new());
-    let panicked = || Error::new("decompressing packages panicked");
-    let work = || -> Result<()> {
-        loop {
-            let next = queue.lock().map_err(|_| panicked())?.next();
-            let Some((position, package)) = next else { return Ok(()) };
-            let path = match known.get(&package.digest.hex()).filter(|path| is_whole(path)) {
-                Some(path) => path.clone(),
-                None => decompress(store, package).doing(|| format!("unpacking the package {}", package.name))?,
-            };
-            found.lock().map_err(|_| panicked())?.insert(position, PackageFile { name: package.name.to_string(), path });
-        }
-    };
-    std::thread::scope(|scope| -> Result<()> {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        work()?;
-        others.into_iter().try_for_each(|other| other.join().map_err(|_| panicked())?)
+    let mut found = parallel::each(&order, threads, "decompressing packages", |(position, package)| {
+        let path = match known.get(&package.digest.hex()).filter(|path| is_whole(path)) {
+            Some(path) => path.clone(),
+            None => decompress(store, package).doing(|| format!("unpacking the package {}", package.name))?,
+        };
+        Ok((*position, PackageFile { name: package.name.to_string(), path }))
     })?;
-    Ok(found.into_inner().map_err(|_| panicked())?.into_values().collect())
+    found.sort_by_key(|(position, _)| *position);
+    Ok(found.into_iter().map(|(_, file)| file).collect())
 }
 
 fn is_whole(path: &std::path::Path) -> bool {

@@ -278,7 +278,8 @@ fn entry_of(
     Ok(Entry { kind, uid: meta.uid(), gid: meta.gid(), mode, mtime, xattrs })
 }
 
-fn xattrs(file: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+/// A path's extended attributes, overlayfs's notes included; none where the filesystem has none.
+pub(super) fn xattrs(file: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     use rustix::fs::{lgetxattr, llistxattr};
     let what = || format!("reading the extended attributes of {}", file.display());
     let mut names = [0u8; 4096];

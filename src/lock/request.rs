@@ -65,10 +65,11 @@ pub fn resolve(
     mirrors: &Mirrors,
     roots: &dyn Roots,
 ) -> Result<ReleaseLock> {
-    match request.release.backend {
+    let solved = match request.release.backend {
         Backend::Deb => deb::resolve(request, old, update, mirrors, roots),
         Backend::Rpm => rpm::resolve(request, old, update, mirrors, roots),
-    }
+    };
+    solved.map_err(|error| error.doing(format!("locking {}", request.name)))
 }
 
 impl<'a> Request<'a> {

@@ -46,16 +46,6 @@ pub fn resolve(
     mirrors: &Mirrors,
     roots: &dyn Roots,
 ) -> Result<ReleaseLock> {
-    resolve_release(request, old, update, mirrors, roots).map_err(|error| error.doing(format!("locking {}", request.name)))
-}
-
-fn resolve_release(
-    request: &Request<'_>,
-    old: Option<&ReleaseLock>,
-    update: &Update,
-    mirrors: &Mirrors,
-    roots: &dyn Roots,
-) -> Result<ReleaseLock> {
     let release = request.release;
     if release.backend != Backend::Rpm {
         return Err(

@@ -110,6 +110,21 @@ impl Reference<'_> {
 }
 
 impl Variation {
+    /// Somebody else on another machine, in every respect but the clock, which is this one's.
+    pub const ELSEWHERE: Self = Self {
+        name: "elsewhere",
+        world: World { clock: 0, order: None, core: None },
+        rootless: true,
+        host: "build-machine.example.org",
+        home: "nonexistent",
+        umask: "077",
+        zone: "Pacific/Kiritimati",
+        locale: "tr_TR.UTF-8",
+        at: ["elsewhere", "a project/with a longer name", "the store of it"],
+        memory: false,
+        packages: Packages::Reversed,
+    };
+
     /// Builds once more, from an empty store and in a folder of its own: what is wrong with that, in words, if anything is.
     pub fn wrong(&self, reference: &Reference<'_>) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();

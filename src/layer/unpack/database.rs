@@ -3,6 +3,7 @@
 use super::archive::{Archive, Entry};
 use super::ground::Ground;
 use crate::base::error::{Context, Error, Result};
+use crate::layer::tree::set_mtime;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
@@ -41,7 +42,7 @@ pub fn write_info(ground: &Ground, archive: &Archive, entries: &[Entry]) -> Resu
         let mut options = std::fs::File::options();
         let mut file = options.write(true).create_new(true).mode(mode).open(ground.place(&path)).doing(what)?;
         std::io::Write::write_all(&mut file, bytes).doing(what)?;
-        mtime.map_or(Ok(()), |mtime| super::set_time(&ground.place(&path), mtime)).doing(what)
+        mtime.map_or(Ok(()), |mtime| set_mtime(&ground.place(&path), mtime)).doing(what)
     };
     let mut list = String::new();
     for entry in entries {

@@ -3,6 +3,8 @@
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::path::RelPath;
+use crate::layer::marks;
+use crate::layer::tree::xattrs;
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -137,16 +139,8 @@ fn copy_directory(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir(to).doing(what)?;
     std::os::unix::fs::chown(to, Some(meta.uid()), Some(meta.gid())).doing(what)?;
     std::fs::set_permissions(to, std::fs::Permissions::from_mode(meta.mode() & 0o7777)).doing(what)?;
-    let mut names = vec![0; 1 << 16];
-    let size = rustix::fs::llistxattr(from, &mut names[..]).unwrap_or(0);
-    for name in names[..size].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let name = std::ffi::CString::new(name).map_err(|_| Error::new("an attribute's name has a NUL"))?;
-        let own = name.to_bytes().starts_with(b"trusted.overlay.") || name.to_bytes().starts_with(b"user.overlay.");
-        let mut value = vec![0; 1 << 16];
-        if !own {
-            let size = rustix::fs::lgetxattr(from, &name, &mut value[..]).doing(what)?;
-            rustix::fs::lsetxattr(to, &name, &value[..size], rustix::fs::XattrFlags::empty()).doing(what)?;
-        }
+    for (name, value) in xattrs(from)?.into_iter().filter(|(name, _)| !marks::is_note(name)) {
+        rustix::fs::lsetxattr(to, name.as_str(), &value, rustix::fs::XattrFlags::empty()).doing(what)?;
     }
     Ok(())
 }

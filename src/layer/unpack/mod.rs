@@ -17,7 +17,9 @@ mod database;
 mod ground;
 mod survey;
 
+use super::tree::set_mtime;
 use crate::base::error::{Context, Error, Result};
+use crate::base::parallel;
 use crate::base::path::RelPath;
 use archive::{Archive, Entry, Kind};
 pub use ground::Ground;
@@ -25,7 +27,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::sync::Mutex;
 use survey::Survey;
 
 /// Numbers of the root's accounts by name.
@@ -48,7 +49,7 @@ impl Owners {
 /// # Errors
 /// A package is damaged, or the root cannot be read or written.
 pub fn lay_down(archives: &[Archive], ground: &mut Ground) -> Result<Vec<usize>> {
-    let files = on_every_core(archives, |archive| archive.entries())?;
+    let files = parallel::each(archives, parallel::cores(), "reading packages", Archive::entries)?;
     let mut survey = Survey::new(ground)?;
     let (mut simple, mut left) = (Vec::new(), Vec::new());
     for (position, (archive, entries)) in archives.iter().zip(&files).enumerate() {
@@ -70,7 +71,7 @@ pub fn lay_down(archives: &[Archive], ground: &mut Ground) -> Result<Vec<usize>>
     }
     ground.open(&"var/lib/dpkg/info".parse()?)?;
     let still: &Ground = ground;
-    on_every_core(&simple, |(archive, entries)| {
+    parallel::each(&simple, parallel::cores(), "unpacking packages", |(archive, entries)| {
         let what = || format!("unpacking {}", archive.field("package"));
         let conffiles = survey::conffiles(archive).unwrap_or_default();
         write_files(still, &owners, archive, entries, &conffiles).doing(what)?;
@@ -86,28 +87,6 @@ pub fn lay_down(archives: &[Archive], ground: &mut Ground) -> Result<Vec<usize>>
 /// It cannot be removed.
 pub fn end(ground: &Ground) -> Result<()> {
     database::forget_handed_over(ground)
-}
-
-/// Does the same to each, as many at a time as there are cores; the results are in the order of what they are of.
-fn on_every_core<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
-    let queue = Mutex::new(all.iter().enumerate());
-    let results = Mutex::new(BTreeMap::new());
-    let panicked = || Error::new("another package's thread panicked");
-    let one = || -> Result<()> {
-        loop {
-            let next = queue.lock().map_err(|_| panicked())?.next();
-            let Some((position, item)) = next else { return Ok(()) };
-            let result = work(item)?;
-            results.lock().map_err(|_| panicked())?.insert(position, result);
-        }
-    };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| -> Result<()> {
-        let others: Vec<_> = (1..cores).map(|_| scope.spawn(one)).collect();
-        one()?;
-        others.into_iter().try_for_each(|other| other.join().map_err(|_| panicked())?)
-    })?;
-    Ok(results.into_inner().map_err(|_| panicked())?.into_values().collect())
 }
 
 /// Makes the directories that a package is the first to bring.
@@ -152,7 +131,7 @@ fn write_files(
                 symlink(target, &place).doing(what)?;
                 let (uid, gid) = owners.of(entry);
                 std::os::unix::fs::lchown(&place, Some(uid), Some(gid)).doing(what)?;
-                set_time(&place, entry.mtime).doing(what)?;
+                set_mtime(&place, entry.mtime).doing(what)?;
             }
             Kind::HardLink(target) => std::fs::hard_link(ground.place(target), &place).doing(what)?,
             Kind::Other => return Err(Error::new("it is no file, directory or link").doing(what())),
@@ -165,13 +144,7 @@ fn write_files(
 fn settle(place: &Path, (uid, gid): (u32, u32), entry: &Entry) -> std::io::Result<()> {
     chown(place, Some(uid), Some(gid))?;
     std::fs::set_permissions(place, std::fs::Permissions::from_mode(entry.mode))?;
-    set_time(place, entry.mtime)
-}
-
-fn set_time(place: &Path, mtime: i64) -> std::io::Result<()> {
-    let time = rustix::fs::Timespec { tv_sec: mtime, tv_nsec: 0 };
-    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
-    Ok(rustix::fs::utimensat(rustix::fs::CWD, place, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
+    set_mtime(place, entry.mtime)
 }
 
 #[cfg(test)]

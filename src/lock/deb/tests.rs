@@ -1,6 +1,7 @@
 //! apt itself against the tiny signed archives of `tests/fixtures/archive` (made by `archive.gen.sh`). They have no apt that
 //! could be unpacked: it is the machine's here. With the locked one, `tests/bare.rs` locks.
 
+use super::super::request::resolve;
 use super::super::solver::Root;
 use super::super::tests::{name, word};
 use super::*;
