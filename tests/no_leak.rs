@@ -152,9 +152,8 @@ impl Search {
         if bytes.get(1024..1028) == Some(&[0xe2, 0xe1, 0xf5, 0xe0]) {
             let tree = scratch.join("tree");
             let _ = fs::remove_dir_all(&tree);
-            let tool = Command::new("fsck.erofs").arg(format!("--extract={}", tree.display())).arg(path).output();
-            let tool = tool.expect("run scripts/setup test");
-            assert!(tool.status.success(), "{what}: {}", String::from_utf8_lossy(&tool.stderr));
+            fs::create_dir(&tree).unwrap();
+            harness::store::unpack_erofs(path, &tree);
             let mut files = 1;
             for entry in walkdir::WalkDir::new(&tree) {
                 let entry = entry.unwrap();
@@ -280,7 +279,7 @@ fn a_build_with_secrets_leaves_them_in_the_seed_and_nowhere_else() {
     for (args, bytes) in &said {
         search.must_miss(args, bytes);
     }
-    assert!(started.contains("mkfs.erofs"), "the programs that a build starts were not seen:\n{started}");
+    assert!(started.contains("grub-mkimage"), "the programs that a build starts were not seen:\n{started}");
     search.must_miss("arguments and environments", started.as_bytes());
     search.must_miss("the lock", &fs::read(test.project().join("ostack.lock")).unwrap());
     let scratch = test.folder().join("scratch");

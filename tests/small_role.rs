@@ -166,6 +166,19 @@ fn inspect_shows_layers_packages_and_files() {
 }
 
 #[test]
+fn of_a_folder_that_the_release_prunes_only_the_files_to_keep_stay() {
+    let files = role().run(["inspect", "compute", "--files", "system"]);
+    let below = |folder: &str| -> Vec<String> {
+        let text = files.stdout();
+        let files = text.lines().filter(|line| line.contains(" file ") && line.contains(folder));
+        files.map(|line| line.rsplit('/').next().unwrap().split(' ').next().unwrap().to_string()).collect()
+    };
+    let mut kept = below(" /usr/share/doc/");
+    kept.dedup();
+    assert_eq!((kept, below(" /usr/share/man/")), (vec!["copyright".to_string()], Vec::new()));
+}
+
+#[test]
 fn the_store_lists_checks_and_cleans_itself() {
     let test = role().duplicate();
     let digest = role().json["image"]["digest"].as_str().unwrap();

@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 
 /// How many threads this process may have at work.
 pub fn cores() -> usize {
@@ -34,9 +34,129 @@ pub fn each<T: Sync, R: Send>(all: &[T], threads: usize, what: &str, work: impl 
     Ok(results.into_inner().map_err(|_| panicked())?.into_values().collect())
 }
 
+/// Does `work` to each of `all`, so many at a time, and gives each result to `sink`, in order, on this thread. No more than a few
+/// results wait for their turn. `what` says what goes on, for the error of a thread that panicked.
+///
+/// # Errors
+/// That of one of them, or of `sink`.
+pub fn in_order<T: Sync, R: Send>(
+    all: &[T],
+    threads: usize,
+    what: &str,
+    work: impl Fn(&T) -> Result<R> + Sync,
+    mut sink: impl FnMut(usize, R) -> Result<()>,
+) -> Result<()> {
+    struct State<R> {
+        /// The next that nobody has begun.
+        next: usize,
+        /// How many `sink` has had.
+        done: usize,
+        results: BTreeMap<usize, Result<R>>,
+        /// No more is to be begun.
+        over: bool,
+    }
+    let panicked = || Error::new(format!("{what} panicked"));
+    let waiting = 4 * threads.max(1);
+    let state = Mutex::new(State { next: 0, done: 0, results: BTreeMap::new(), over: false });
+    let changed = Condvar::new();
+    let claim = |state: &mut State<R>| {
+        let free = !state.over && state.next < all.len() && state.next < state.done + waiting;
+        free.then(|| {
+            state.next += 1;
+            state.next - 1
+        })
+    };
+    let finish = |position: usize| -> Result<()> {
+        // A thread that panics leaves no result; the others must not wait for it.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&all[position])));
+        let result = result.unwrap_or_else(|_| Err(panicked()));
+        state.lock().map_err(|_| panicked())?.results.insert(position, result);
+        changed.notify_all();
+        Ok(())
+    };
+    let helper = || -> Result<()> {
+        loop {
+            let mut now = state.lock().map_err(|_| panicked())?;
+            let position = loop {
+                if now.over || now.next == all.len() {
+                    return Ok(());
+                }
+                if let Some(position) = claim(&mut now) {
+                    break position;
+                }
+                now = changed.wait(now).map_err(|_| panicked())?;
+            };
+            drop(now);
+            finish(position)?;
+        }
+    };
+    let mut here = || -> Result<()> {
+        for turn in 0..all.len() {
+            let result = loop {
+                let mut now = state.lock().map_err(|_| panicked())?;
+                if let Some(result) = now.results.remove(&turn) {
+                    now.done = turn + 1;
+                    break result;
+                }
+                match claim(&mut now) {
+                    Some(position) => {
+                        drop(now);
+                        finish(position)?;
+                    }
+                    None => drop(changed.wait(now).map_err(|_| panicked())?),
+                }
+            };
+            changed.notify_all();
+            sink(turn, result?)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(helper)).collect();
+        let ended = here();
+        state.lock().map_err(|_| panicked())?.over = true;
+        changed.notify_all();
+        helpers.into_iter().try_for_each(|helper| helper.join().map_err(|_| panicked())?)?;
+        ended
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn results_come_in_order_and_few_wait() {
+        use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+        let all: Vec<usize> = (0..200).collect();
+        for threads in [0, 1, 2, 5] {
+            let (begun, mut seen) = (AtomicUsize::new(0), Vec::new());
+            let work = |one: &usize| {
+                begun.fetch_add(1, SeqCst);
+                Ok(2 * one)
+            };
+            let sink = |position: usize, result: usize| {
+                assert!(begun.load(SeqCst) <= position + 1 + 4 * threads.max(1));
+                seen.push(result);
+                Ok(())
+            };
+            in_order(&all, threads, "doubling", work, sink).unwrap();
+            assert_eq!(seen, all.iter().map(|one| 2 * one).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn an_error_or_a_panic_in_order_ends_all() {
+        let all: Vec<usize> = (0..200).collect();
+        for threads in [1, 4] {
+            let fails = |one: &usize| if *one == 7 { Err(Error::new("seven")) } else { Ok(()) };
+            assert_eq!(in_order(&all, threads, "counting", fails, |_, ()| Ok(())).unwrap_err().to_string(), "seven");
+            let panics = |one: &usize| if *one == 7 { panic!("seven") } else { Ok(()) };
+            assert_eq!(in_order(&all, threads, "counting", panics, |_, ()| Ok(())).unwrap_err().to_string(), "counting panicked");
+            let refuse = |position, ()| if position == 7 { Err(Error::new("full")) } else { Ok(()) };
+            assert_eq!(in_order(&all, threads, "counting", |_| Ok(()), refuse).unwrap_err().to_string(), "full");
+        }
+    }
 
     #[test]
     fn results_are_in_the_order_of_what_they_are_of() {

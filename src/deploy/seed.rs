@@ -11,9 +11,10 @@ use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs::Batch;
 use crate::base::path::RelPath;
-use crate::layer::erofs_writer;
+use crate::layer::erofs;
 use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::model::placeholder::{self, Reference, Values};
+use crate::model::release::Compression;
 use crate::model::site::{Node, Site};
 use crate::plan::files::{FileKind, FileSet};
 use crate::plan::{Locked, NodePlanner, Planner};
@@ -125,7 +126,8 @@ pub fn secrets(planner: &Planner<'_>, needed: &Needed<'_>, node: &Node) -> Resul
 }
 
 fn volume(tree: &Tree, time: i64, node: &Node) -> Result<Vec<u8>> {
-    erofs_writer::image(tree, &Digest::of(format!("ostack seed {}", node.name)), time, SEED_VOLUME)
+    let id = &Digest::of(format!("ostack seed {}", node.name));
+    erofs::image(tree, &erofs::Spec { id, epoch: time, label: SEED_VOLUME, compression: Compression::None })
 }
 
 fn write_one(tree: &Tree, time: i64, node: &Node, name: &str, batch: &Batch) -> Result<u64> {

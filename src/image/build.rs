@@ -15,12 +15,12 @@ use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::parallel::{self, cores};
-use crate::layer::erofs::{Compression, Tools};
+use crate::layer::erofs::{self, Tools};
 use crate::layer::root::{Job, PackageFile};
 use crate::layer::times::Begin;
 use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::layer::{deb, tar};
-use crate::model::release::{Backend, Release, User};
+use crate::model::release::{Backend, Compression, Release, User};
 use crate::plan::secrets::Secrets;
 use crate::plan::{Key, OverlayStep, Package, RolePlan};
 use crate::store::{Blob, Record, Store, WriteLock};
@@ -110,7 +110,7 @@ impl Builder<'_> {
             Some(record) => record,
             None => {
                 cached = false;
-                self.step(&agent_key, || self.files_layer("ostack-node", &agent(self.node_program, plan.epoch)?))?
+                self.step(&agent_key, || self.layer_of_files(&agent(self.node_program, plan.epoch)?, "ostack-node"))?
             }
         };
         layers.push(layer("ostack-node", "agent", &agent)?);
@@ -213,9 +213,7 @@ impl Builder<'_> {
             let beside = scope.spawn(|| -> Result<(Record, Record)> {
                 let base = match base {
                     Some(record) => record,
-                    None => {
-                        self.step(&self.plan.base, || self.store_layer(&tools, &base_tree, &base_root, SYSTEM, Compression::Lz4))?
-                    }
+                    None => self.step(&self.plan.base, || self.store_layer(&base_tree, SYSTEM, self.release.compression))?,
                 };
                 let boot = match boot {
                     Some(record) => record,
@@ -274,7 +272,7 @@ impl Builder<'_> {
             job.build_packages(base_root, &upper, &work, &mount)
         })?;
         let tree = Tree::settle(&upper, Some(base_root), &begin.times(self.plan.epoch)?)?;
-        self.store_layer(tools, &tree, &upper, "packages", Compression::Lz4)
+        self.store_layer(&tree, "packages", self.release.compression)
     }
 
     /// The locked packages as files of the store, each checked against its digest: nothing unverified is unpacked.
@@ -293,13 +291,15 @@ impl Builder<'_> {
         tools(self.store, self.lock, self.plan, self.watch)
     }
 
-    /// A root becomes a layer: its identity and its filesystem are made side by side.
-    fn store_layer(&self, tools: &Path, tree: &Tree, root: &Path, name: &str, compression: Compression) -> Result<Record> {
+    /// A tree becomes a layer: its identity and its filesystem are made side by side.
+    fn store_layer(&self, tree: &Tree, name: &str, compression: Compression) -> Result<Record> {
         let out = tempfile::tempdir_in(self.store.scratch()).doing(|| "creating a scratch folder")?;
         let image = out.path().join("layer.erofs");
+        let file = std::fs::File::create(&image).doing(|| "creating a layer's file")?;
         let diff_id = std::thread::scope(|scope| {
             let identity = scope.spawn(|| tar::digest(tree));
-            Tools { root: tools }.make_erofs(root, &image, &filesystem_id(name), self.plan.epoch, compression, "")?;
+            let spec = erofs::Spec { id: &filesystem_id(name), epoch: self.plan.epoch, label: "", compression };
+            erofs::write(tree, &spec, &mut std::io::BufWriter::with_capacity(1 << 20, file))?;
             identity.join().map_err(|_| Error::new("hashing the layer panicked"))?
         })?;
         let blob = self.store.put_file(&image)?;
@@ -307,17 +307,12 @@ impl Builder<'_> {
     }
 
     fn overlay(&self, step: &OverlayStep) -> Result<Record> {
-        self.step(&step.key, || self.files_layer(step.name.as_str(), &Tree::of_files(&step.files, self.plan.epoch)))
+        self.step(&step.key, || self.layer_of_files(&Tree::of_files(&step.files, self.plan.epoch), step.name.as_str()))
     }
 
-    /// A layer of a few files: written uncompressed.
-    fn files_layer(&self, name: &str, tree: &Tree) -> Result<Record> {
-        let tools = self.tools()?;
-        let out = tempfile::tempdir_in(self.store.scratch()).doing(|| "creating a scratch folder")?;
-        let image = out.path().join("layer.erofs");
-        Tools { root: &tools }.make_erofs_of(tree, out.path(), &image, &filesystem_id(name), self.plan.epoch, "")?;
-        let blob = self.store.put_file(&image)?;
-        Ok(layer_record(tar::digest(tree)?, blob, tree.len()))
+    /// A layer of a few files.
+    fn layer_of_files(&self, tree: &Tree, name: &str) -> Result<Record> {
+        self.store_layer(tree, name, Compression::None)
     }
 
     fn boot(&self, root: &Path) -> Result<Record> {

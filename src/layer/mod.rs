@@ -4,7 +4,7 @@
 //! `deb` reading packages · `unpack` laying most of them down on every core · `order` and `root` laying them down and configuring them · `rpm` the same for that backend ·
 //! `configure` work of maintainer scripts that is done once · `accounts` their users' numbers · `sandbox` where foreign programs run ·
 //! `user_namespace` root for those who are not · `scratch` where roots are built · `mounted` stored layers to read from ·
-//! `merge` layers to the one root that they are · `gzip` on every core · `erofs` the stored form · `erofs_writer` that of a seed.
+//! `merge` layers to the one root that they are · `gzip` on every core · `erofs` the stored form.
 //! What must hold: equal inputs give equal streams; nothing of the build machine (clock, users, names,
 //! order of directories) reaches a tree; nothing outside the root is written.
 
@@ -12,7 +12,6 @@ pub mod accounts;
 pub mod configure;
 pub mod deb;
 pub mod erofs;
-pub mod erofs_writer;
 pub mod gzip;
 mod marks;
 pub mod merge;

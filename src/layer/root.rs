@@ -233,6 +233,14 @@ impl Job<'_> {
         for pattern in &clean.truncate {
             script.push_str(&format!("for f in {pattern}; do [ ! -f \"$f\" ] || : > \"$f\"; done\n"));
         }
+        for (folder, kept) in &clean.prune {
+            let kept: String = kept.iter().map(|name| format!(" ! -name {name}")).collect();
+            // What is directly in the folder and no folder is left: one package's documentation may be a link to another's.
+            script.push_str(&format!(
+                "for d in {folder}; do [ ! -d \"$d\" ] || {{ find \"$d\" -mindepth 2 ! -type d{kept} -delete; \
+                 find \"$d\" -mindepth 1 -type d -empty -delete; }}; done\n"
+            ));
+        }
         sandbox.run(["sh", "-c", &script], b"").doing(|| "cleaning the root")?;
         for pattern in &clean.sort_json {
             sort_json(written, pattern)?;

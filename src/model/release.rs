@@ -49,6 +49,9 @@ pub struct Release {
     /// What maintainer scripts leave behind and no layer may hold.
     #[serde(default)]
     pub clean: Clean,
+    /// How layers of packages are stored.
+    #[serde(default)]
+    pub compression: Compression,
     /// What no layer of packages may hold.
     #[serde(default, rename = "forbid")]
     pub forbidden: Vec<Forbidden>,
@@ -193,6 +196,27 @@ pub struct Configure {
     pub helpers: BTreeMap<Word, Vec<u8>>,
 }
 
+/// How the files of a layer are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// As they are: for kernels that read no other, and for a few small files.
+    None,
+    /// By zstd. Needs Linux 6.10 or newer to read.
+    #[default]
+    Zstd,
+}
+
+impl Compression {
+    /// The word that a release has for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// What is taken out of a layer after its packages are configured. Shell patterns, absolute.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -206,6 +230,9 @@ pub struct Clean {
     /// Files that stay, but without content.
     #[serde(default)]
     pub truncate: Vec<String>,
+    /// Folders of which only the files of these names stay, with the folders that hold them: what has no use on a node.
+    #[serde(default)]
+    pub prune: BTreeMap<String, Vec<String>>,
     /// JSON files whose objects their writers leave in no order: they are written again with sorted keys.
     #[serde(default)]
     pub sort_json: Vec<String>,

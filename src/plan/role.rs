@@ -153,6 +153,7 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
             .with("tools", tools.digest())
             .with("configure", Digest::of(&configure))
             .with("clean", Digest::of(&clean))
+            .with("compression", inputs.release.compression.word())
             .with("accounts", Digest::of(&people))
     };
     let base = root("base", &locked.base);
@@ -186,7 +187,7 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
         .filter(|(_, files)| !files.is_empty())
         .map(|(overlay, files)| OverlayStep {
             name: overlay.name.clone(),
-            key: files_key(&format!("overlay {}", overlay.name), &files, locked.epoch, &tools),
+            key: files_key(&format!("overlay {}", overlay.name), &files, locked.epoch),
             files,
         })
         .collect();
@@ -234,10 +235,7 @@ impl RolePlan {
 
     /// The key of the layer that has the node's own program.
     pub fn agent(&self, program: &Digest) -> Key {
-        Key::new("agent", version::OVERLAY)
-            .with("ostack-node", program)
-            .with("time", self.epoch)
-            .with("tools", self.tools.digest())
+        Key::new("agent", version::OVERLAY).with("ostack-node", program).with("time", self.epoch)
     }
 
     /// The image's name in the store.
@@ -257,8 +255,8 @@ fn packages_key(step: &str, version: u32, packages: &[Package]) -> Key {
     })
 }
 
-fn files_key(step: &str, files: &FileSet, epoch: i64, tools: &Key) -> Key {
-    let key = Key::new(step, version::OVERLAY).with("time", epoch).with("tools", tools.digest());
+fn files_key(step: &str, files: &FileSet, epoch: i64) -> Key {
+    let key = Key::new(step, version::OVERLAY).with("time", epoch);
     files.iter().fold(key, |key, (path, file)| key.with(path.to_string(), file.identity()))
 }
 

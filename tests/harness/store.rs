@@ -44,6 +44,16 @@ pub fn blob(store: &Path, digest: &Digest) -> PathBuf {
     store.join("blobs/sha256").join(digest.hex())
 }
 
+/// Copies what an erofs holds, as this machine's kernel reads it, into a folder; with owners, times and attributes.
+pub fn unpack_erofs(image: &Path, to: &Path) {
+    // The mount and its loop device end with the namespace.
+    let script =
+        "mount -t tmpfs none /mnt && mkdir /mnt/at && mount -t erofs -o loop,ro \"$1\" /mnt/at && cp -a /mnt/at/. \"$2\"";
+    let mut command = std::process::Command::new("unshare");
+    let output = command.args(["--mount", "sh", "-c", script, "sh"]).args([image, to]).output().unwrap();
+    assert!(output.status.success(), "{}: {}", image.display(), String::from_utf8_lossy(&output.stderr));
+}
+
 /// A second store with the same content: blobs are never written in place, so links are as good as copies.
 pub fn duplicate(store: &Path, to: &Path) {
     for entry in walkdir::WalkDir::new(store) {
