@@ -39,7 +39,7 @@ pub mod version {
     /// Unpacking the tools.
     pub const TOOLS: u32 = 1;
     /// Unpacking, configuring and cleaning packages; the form of their layers.
-    pub const PACKAGES: u32 = 5;
+    pub const PACKAGES: u32 = 6;
     /// The form of an overlay's layer.
     pub const OVERLAY: u32 = 1;
     /// The kernel and the initrd.
