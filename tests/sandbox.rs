@@ -178,6 +178,39 @@ fn a_failing_command_ends_what_runs_beside() {
 }
 
 #[test]
+fn both_end_with_whoever_started_the_sandbox() {
+    let root = Root::new();
+    let sandbox = with_beside(&root, "cp /bin/sleep /tmp/left-beside; exec /tmp/left-beside 600");
+    // SAFETY: the child runs the sandbox until it is killed and comes back to nothing of the test.
+    let child = match unsafe { libc::fork() } {
+        0 => {
+            let script = "cp /bin/sleep /tmp/left-behind; echo one >> /run/ostack/calls; exec /tmp/left-behind 600";
+            let _ = sandbox.run(["/bin/sh", "-c", script], b"");
+            std::process::abort()
+        }
+        child => child,
+    };
+    let left = || {
+        let named = |path: std::path::PathBuf| {
+            std::fs::read_to_string(path.join("cmdline")).is_ok_and(|line| line.starts_with("/tmp/left-be"))
+        };
+        std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| named(entry.path())).count()
+    };
+    let until = |count: usize| {
+        (0..500).any(|_| {
+            left() == count || {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                false
+            }
+        })
+    };
+    assert!(until(2));
+    // SAFETY: our own child.
+    unsafe { libc::kill(child, libc::SIGKILL) };
+    assert!(until(0), "{} are left", left());
+}
+
+#[test]
 fn a_replaced_program_is_at_hand_for_what_replaces_it() {
     let root = Root::new();
     let sandbox = root.sandbox().replace(&root.path("shown/file"), &"/etc/old".parse().unwrap());

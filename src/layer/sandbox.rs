@@ -326,6 +326,9 @@ impl Sandbox {
     fn exec(&self) -> Error {
         use std::os::unix::process::CommandExt;
         let enter = || -> Result<()> {
+            // The tie to the parent is one link long: without its own, this process would outlive a build that is killed.
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+                .doing(|| "tying the sandbox to its parent")?;
             mount("proc", self.root.join("proc"), "proc", MountFlags::empty(), None).doing(|| "mounting /proc")?;
             rustix::process::chdir(&self.root).doing(|| "entering the root")?;
             // Unlike chroot, this leaves a process that is root no way back to the host's tree.

@@ -44,14 +44,14 @@ pub(super) fn run(command: Command, mut beside: Command) -> Result<i32> {
     beside.stdin(reader).stdout(out).stderr(err);
 
     let mut command = start(command)?;
-    let mut helper = None;
+    let (mut beside, mut helper) = (Some(beside), None);
     loop {
         let second = helper
             .as_ref()
             .map_or_else(|| PollFd::new(&calls, PollFlags::IN), |one: &Running| PollFd::new(&one.ended, PollFlags::IN));
         let [first, second] = ready([PollFd::new(&command.ended, PollFlags::IN), second])?;
         match (second, &mut helper) {
-            (true, None) => helper = Some(start(std::mem::replace(&mut beside, Command::new("")))?),
+            (true, None) => helper = beside.take().map(start).transpose()?,
             (true, Some(helper)) => {
                 let status = end_of(helper)?;
                 let _ = command.child.kill();
