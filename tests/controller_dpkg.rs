@@ -37,12 +37,18 @@ fn a_controller_is_what_dpkg_alone_leaves_and_dpkg_finds_nothing_wrong_with_it()
     let ours = test.run(["build", "controller", "--relock", "--json"]).json();
     assert_eq!(layers(&ours).len(), 2, "{ours}");
 
+    let image = test.run(["inspect", "controller", "--json"]).json();
     let in_root = |command: &[&str]| {
         let mounted = test.folder().join("mounted");
         std::fs::create_dir_all(&mounted).unwrap();
-        let blob = |layer: &&Value| -> PathBuf { store::blob(test.store(), &layer["digest"].as_str().unwrap().parse().unwrap()) };
+        let blob =
+            |layer: &Value| -> PathBuf { store::blob(test.store(), &layer["blob"]["digest"].as_str().unwrap().parse().unwrap()) };
         let mut shell = Command::new("unshare");
-        shell.args(["--mount", "sh", "-ec", IN_ROOT, "sh"]).arg(&mounted).args(layers(&ours).iter().map(blob)).args(command);
+        shell
+            .args(["--mount", "sh", "-ec", IN_ROOT, "sh"])
+            .arg(&mounted)
+            .args(layers(&image).into_iter().map(blob))
+            .args(command);
         let output = shell.output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
