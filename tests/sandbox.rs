@@ -127,3 +127,94 @@ fn a_failing_command_gives_its_last_words() {
         "running `/bin/sh -c echo 'no such database' >&2; exit 7` in the image's root: no such database"
     );
 }
+
+/// A sandbox with this script as the program beside.
+fn with_beside(root: &Root, script: &str) -> Sandbox {
+    use std::os::unix::fs::PermissionsExt;
+    let helper = root.path("shown/helper");
+    std::fs::write(&helper, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    root.sandbox().bind(&root.path("shown"), "/run/shown").beside("/run/shown/helper")
+}
+
+#[test]
+fn what_runs_beside_begins_with_the_first_call_hears_all_of_them_and_is_waited_for() {
+    let root = Root::new();
+    let sandbox = with_beside(&root, "echo begun > /etc/begun; cat > /etc/heard; sleep 0.3; echo done >> /etc/heard");
+    let script = "[ ! -e /etc/begun ] && echo one >> /run/ostack/calls && until [ -e /etc/begun ]; do sleep 0.01; done; \
+                  echo two >> /run/ostack/calls; cat /etc/begun";
+    assert_eq!(sandbox.run(["/bin/sh", "-c", script], b"").unwrap().text(), "begun\n");
+    assert_eq!(std::fs::read_to_string(root.path("upper/etc/heard")).unwrap(), "one\ntwo\ndone\n");
+}
+
+#[test]
+fn without_a_call_nothing_runs_beside() {
+    let root = Root::new();
+    with_beside(&root, "touch /etc/begun").run(["/bin/sh", "-c", "sleep 0.1"], b"").unwrap();
+    assert!(!root.path("upper/etc/begun").exists());
+}
+
+#[test]
+fn what_fails_beside_ends_the_command_and_is_heard() {
+    let root = Root::new();
+    for when in ["", "cat > /etc/heard"] {
+        let sandbox = with_beside(&root, &format!("{when}\necho 'no such module' >&2; exit 3"));
+        let rest = if when.is_empty() { "; sleep 600" } else { "" };
+        let script = format!("echo one >> /run/ostack/calls{rest}");
+        let error = sandbox.run(["/bin/sh", "-c", &script], b"").err().unwrap().to_string();
+        assert!(error.ends_with("running `/run/shown/helper` beside: no such module"), "{error}");
+    }
+}
+
+#[test]
+fn a_failing_command_ends_what_runs_beside() {
+    let root = Root::new();
+    let error = with_beside(&root, "sleep 600")
+        .run(["/bin/sh", "-c", "echo one >> /run/ostack/calls; echo 'no such package' >&2; exit 7"], b"")
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.ends_with("no such package"), "{error}");
+}
+
+#[test]
+fn both_end_with_whoever_started_the_sandbox() {
+    let root = Root::new();
+    let sandbox = with_beside(&root, "cp /bin/sleep /tmp/left-beside; exec /tmp/left-beside 600");
+    // SAFETY: the child runs the sandbox until it is killed and comes back to nothing of the test.
+    let child = match unsafe { libc::fork() } {
+        0 => {
+            let script = "cp /bin/sleep /tmp/left-behind; echo one >> /run/ostack/calls; exec /tmp/left-behind 600";
+            let _ = sandbox.run(["/bin/sh", "-c", script], b"");
+            std::process::abort()
+        }
+        child => child,
+    };
+    let left = || {
+        let named = |path: std::path::PathBuf| {
+            std::fs::read_to_string(path.join("cmdline")).is_ok_and(|line| line.starts_with("/tmp/left-be"))
+        };
+        std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| named(entry.path())).count()
+    };
+    let until = |count: usize| {
+        (0..500).any(|_| {
+            left() == count || {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                false
+            }
+        })
+    };
+    assert!(until(2));
+    // SAFETY: our own child.
+    unsafe { libc::kill(child, libc::SIGKILL) };
+    assert!(until(0), "{} are left", left());
+}
+
+#[test]
+fn a_replaced_program_is_at_hand_for_what_replaces_it() {
+    let root = Root::new();
+    let sandbox = root.sandbox().replace(&root.path("shown/file"), &"/etc/old".parse().unwrap());
+    let out = sandbox.run(["/bin/sh", "-c", "cat /etc/old /run/ostack/replaced/etc/old"], b"").unwrap().text();
+    assert_eq!(out, "shown\nold\n");
+    assert_eq!(std::fs::read_to_string(root.path("lower/etc/old")).unwrap(), "old\n");
+}

@@ -97,8 +97,13 @@ fn gc(global: &Global, store: &Store) -> Result<()> {
         count += 1;
         freed += size;
     }
-    for path in fs::sorted_dir(&store.unpacked())? {
+    for path in [fs::sorted_dir(&store.unpacked())?, fs::sorted_dir(&store.kept())?].concat() {
         let what = || format!("removing {}", path.display());
+        if path.is_dir() {
+            // A killed build's.
+            fs::remove_tree(&path)?;
+            continue;
+        }
         freed += path.metadata().doing(what)?.len();
         std::fs::remove_file(&path).doing(what)?;
     }

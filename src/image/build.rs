@@ -250,8 +250,8 @@ impl Builder<'_> {
             Backend::Deb => self.store.unpacked(),
             Backend::Rpm => self.store.pool(),
         };
-        let (scratch, release, epoch) = (self.scratch, self.release, self.plan.epoch);
-        Job { packages, users, pool, tools, scratch, release, debconf, epoch, span }
+        let (scratch, release, epoch, kept) = (self.scratch, self.release, self.plan.epoch, self.store.kept());
+        Job { packages, users, pool, kept, tools, scratch, release, debconf, epoch, span }
     }
 
     fn packages(&self, tools: &Path, base_root: &Path, ahead: Option<Vec<PackageFile>>) -> Result<Record> {

@@ -2,7 +2,7 @@
 //!
 //! `tree` a root as a value · `times` of its files · `owners` whose they are · `marks` overlayfs's notes in one · `tar` its canonical stream, whose sha256 is the layer's identity ·
 //! `deb` reading packages · `unpack` laying most of them down on every core · `order` and `root` laying them down and configuring them · `rpm` the same for that backend ·
-//! `configure` work of maintainer scripts that is done once · `accounts` their users' numbers · `sandbox` where foreign programs run ·
+//! `configure` what runs beside maintainer scripts · `kept` what it keeps between builds · `accounts` their users' numbers · `sandbox` where foreign programs run ·
 //! `user_namespace` root for those who are not · `scratch` where roots are built · `mounted` stored layers to read from ·
 //! `merge` layers to the one root that they are · `gzip` on every core · `erofs` the stored form.
 //! What must hold: equal inputs give equal streams; nothing of the build machine (clock, users, names,
@@ -13,6 +13,7 @@ pub mod configure;
 pub mod deb;
 pub mod erofs;
 pub mod gzip;
+mod kept;
 mod marks;
 pub mod merge;
 pub mod mounted;

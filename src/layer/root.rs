@@ -47,6 +47,8 @@ pub struct Job<'a> {
     pub packages: &'a [PackageFile],
     /// The folder that holds them.
     pub pool: PathBuf,
+    /// The folder of what helpers keep from one build to the next; see `super::kept`.
+    pub kept: PathBuf,
     /// A folder for what the build alone needs; no part of a root.
     pub scratch: &'a Path,
     /// The unpacked tools.
@@ -88,7 +90,7 @@ impl Job<'_> {
         let preset = root.join("etc/systemd/system-preset/98-ostack.preset");
         fs::create_dir_all(preset.parent().unwrap_or(root))?;
         std::fs::write(&preset, PRESET).doing(|| "writing the unit policy")?;
-        let helpers = Helpers::new(&self.release.configure, self.scratch)?;
+        let helpers = Helpers::new(&self.release.configure, self.scratch, &self.kept)?;
         let sandbox = self.sandbox(helpers.show(Sandbox::new(root)));
         // The dependency order of the essential packages is circular, so dpkg must be told not to insist.
         self.spanned("essential packages", || sandbox.run(self.dpkg(&["--force-depends", "--install"], &essential), b""))
@@ -110,7 +112,7 @@ impl Job<'_> {
         }
         let controls = self.controls()?;
         let all: Vec<usize> = (0..controls.len()).collect();
-        let helpers = Helpers::new(&self.release.configure, self.scratch)?;
+        let helpers = Helpers::new(&self.release.configure, self.scratch, &self.kept)?;
         let sandbox = self.sandbox(helpers.show(Sandbox::new(mount).overlay(base, upper, work)));
         let write_policy = "printf '%s' \"$1\" > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d";
         sandbox.run(["sh", "-c", write_policy, "sh", POLICY], b"")?;
@@ -191,7 +193,7 @@ impl Job<'_> {
         let command = DPKG.iter().chain(&["--configure", "-a"]).copied();
         self.spanned("configure", || helpers.replacing(sandbox).run(command, b"")).doing(|| "configuring packages")?;
         unpack::end(ground)?;
-        self.spanned("configure: what was put off", || helpers.finish(sandbox))
+        helpers.keep()
     }
 
     fn spanned<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -80,7 +80,7 @@ impl Job<'_> {
         let preset = root.join("etc/systemd/system-preset/98-ostack.preset");
         fs::create_dir_all(preset.parent().unwrap_or(root))?;
         std::fs::write(&preset, PRESET).doing(|| "writing the unit policy")?;
-        let helpers = Helpers::new(&self.release.configure, self.scratch)?;
+        let helpers = Helpers::new(&self.release.configure, self.scratch, &self.kept)?;
         let sandbox = self.rpm_sandbox(helpers.show(Sandbox::new(root)))?;
         self.rpm(spec, &sandbox, &["--upgrade", "--nodeps"], &first).doing(|| "installing the first packages")?;
         accounts::add(&sandbox, self.users, &self.release.groups)?;
@@ -93,7 +93,7 @@ impl Job<'_> {
 
     /// Installs the packages over `base`.
     pub(super) fn rpm_packages(&self, spec: &Rpm, base: &Path, upper: &Path, work: &Path, mount: &Path) -> Result<()> {
-        let helpers = Helpers::new(&self.release.configure, self.scratch)?;
+        let helpers = Helpers::new(&self.release.configure, self.scratch, &self.kept)?;
         let sandbox = self.rpm_sandbox(helpers.show(Sandbox::new(mount).overlay(base, upper, work)))?;
         if !self.users.is_empty() {
             accounts::add(&sandbox, self.users, &[])?;
@@ -108,7 +108,7 @@ impl Job<'_> {
             return Ok(());
         }
         self.rpm(spec, &helpers.replacing(sandbox), &["--upgrade"], positions).doing(|| "installing packages")?;
-        helpers.finish(sandbox)
+        helpers.keep()
     }
 
     fn rpm_sandbox(&self, sandbox: Sandbox) -> Result<Sandbox> {

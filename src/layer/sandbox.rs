@@ -9,6 +9,7 @@
 //! daemons that a maintainer script left running, because the death of pid 1 ends the namespace.
 
 mod account;
+mod beside;
 mod mounts;
 mod network;
 
@@ -36,6 +37,7 @@ pub struct Sandbox {
     replaced: Vec<(PathBuf, PathBuf)>,
     env: Vec<(String, String)>,
     command: Vec<String>,
+    beside: Option<String>,
     hostname: String,
     user: Option<String>,
     loopback: bool,
@@ -83,6 +85,7 @@ impl Sandbox {
             replaced: Vec::new(),
             env: Vec::new(),
             command: Vec::new(),
+            beside: None,
             hostname: "localhost".to_string(),
             user: None,
             loopback: false,
@@ -148,7 +151,8 @@ impl Sandbox {
         self
     }
 
-    /// Shows a file of the build machine, read-only, in the place of a file of the root, if the root has it.
+    /// Shows a file of the build machine, read-only, in the place of a file of the root, if the root has it. The root's own is
+    /// shown below `/run/ostack/replaced`.
     #[must_use]
     pub fn replace(mut self, outside: &Path, inside: &RelPath) -> Self {
         self.replaced.push((outside.to_path_buf(), PathBuf::from(inside.as_str())));
@@ -159,6 +163,14 @@ impl Sandbox {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_string(), value.to_string()));
+        self
+    }
+
+    /// Has a program of the root run beside the command from the moment that something is written to `/run/ostack/calls`, which is its
+    /// standard input. The input ends with the command, and the program is waited for; where it fails, the whole does.
+    #[must_use]
+    pub fn beside(mut self, program: &str) -> Self {
+        self.beside = Some(program.to_string());
         self
     }
 
@@ -314,6 +326,9 @@ impl Sandbox {
     fn exec(&self) -> Error {
         use std::os::unix::process::CommandExt;
         let enter = || -> Result<()> {
+            // The tie to the parent is one link long: without its own, this process would outlive a build that is killed.
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+                .doing(|| "tying the sandbox to its parent")?;
             mount("proc", self.root.join("proc"), "proc", MountFlags::empty(), None).doing(|| "mounting /proc")?;
             rustix::process::chdir(&self.root).doing(|| "entering the root")?;
             // Unlike chroot, this leaves a process that is root no way back to the host's tree.
@@ -325,22 +340,33 @@ impl Sandbox {
         if let Err(error) = enter() {
             return error;
         }
-        let Some((program, args)) = self.command.split_first() else { return Error::new("the sandbox has no command") };
+        let Some((name, args)) = self.command.split_first() else { return Error::new("the sandbox has no command") };
         let home = match self.user.as_deref().map(account::become_user).transpose() {
             Ok(home) => home.unwrap_or_else(|| "/root".to_string()),
             Err(error) => return error,
         };
-        let error = std::process::Command::new(program)
-            .args(args)
+        let mut command = self.program(name, &home);
+        command.args(args);
+        match &self.beside {
+            None => Error::new(command.exec()).doing(format!("running `{name}`")),
+            Some(program) => match beside::run(command, self.program(program, &home)) {
+                Ok(code) => std::process::exit(code),
+                Err(error) => error,
+            },
+        }
+    }
+
+    fn program(&self, name: &str, home: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(name);
+        command
             .env_clear()
             .envs([
                 ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
                 ("LC_ALL", "C.UTF-8"),
-                ("HOME", home.as_str()),
+                ("HOME", home),
                 ("TZ", "UTC"),
             ])
-            .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .exec();
-        Error::new(error).doing(format!("running `{program}`"))
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
     }
 }

@@ -114,7 +114,7 @@ impl Project {
         let mut release = release::parse(&Source { file: &path, text: &text })?;
         release.keyring = release.keyring.map(|file| self.root.join("recipes").join(file).display().to_string());
         let configure = &mut release.configure;
-        for name in configure.replace.values().chain(&configure.finish) {
+        for name in configure.replace.values().chain(&configure.beside) {
             let helper = self.root.join("recipes/helpers").join(name.as_str());
             fs::must_exist(&helper, "the helper", &format!("write it, or take it out of [configure] in {}", path.display()))?;
             configure.helpers.insert(name.clone(), fs::read(&helper)?);

@@ -173,17 +173,20 @@ pub struct Group {
     pub gid: u32,
 }
 
-/// How maintainer scripts run. What hundreds of them do each for itself can be put off and done once.
+/// How maintainer scripts run. What hundreds of them wait for can be done beside them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Configure {
     /// Programs of the root, and the helper (a file of `recipes/helpers/`) that is called instead while packages are configured.
-    /// A helper that puts work off writes to `/run/ostack/deferred/calls`.
+    /// The program itself is then below `/run/ostack/replaced`.
+    /// A helper that leaves work to `beside` writes to `/run/ostack/calls`.
     #[serde(default)]
     pub replace: BTreeMap<RelPath, Word>,
-    /// The helper that runs after the last package, if calls were put off.
+    /// The helper that runs beside, from the first such call on. Its standard input is what was written, and ends with the last
+    /// package; it is waited for. `/run/ostack/kept` has what it has left in `/run/ostack/made` in earlier builds: files named
+    /// `KEY-SHA256`, by a key of all that their bytes depend on, and by their digest.
     #[serde(default)]
-    pub finish: Option<Word>,
+    pub beside: Option<Word>,
     /// Environment variables of all that runs in the root.
     #[serde(default)]
     pub env: BTreeMap<String, String>,

@@ -8,6 +8,8 @@
 //!         ostack/steps/<64 digits>.json a finished step: its inputs by name and its outputs by digest
 //!         ostack/last/<release>-<role>  the inputs of that image's last build: why a step runs again
 //!         ostack/tools/<64 digits>/     unpacked tool packages, by the digest of their list
+//!         ostack/unpacked/              packages without their compression
+//!         ostack/kept/                  what helpers make of packages, such as compiled Python
 //!         ostack/partial/<64 digits>    a download under way
 //!         ostack/scratch/               work in progress; emptied by the next build
 //!         ostack/lock                   held by the program that writes
@@ -117,6 +119,11 @@ impl Store {
     /// A folder for packages without their compression.
     pub fn unpacked(&self) -> PathBuf {
         self.root.join("ostack/unpacked")
+    }
+
+    /// A folder for what is made of packages and lasts from one build to the next.
+    pub fn kept(&self) -> PathBuf {
+        self.root.join("ostack/kept")
     }
 
     /// Whether a blob is there with this size.

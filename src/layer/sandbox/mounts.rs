@@ -9,6 +9,9 @@ use std::ffi::CString;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+/// Where a root has the files in whose place others are shown.
+const REPLACED: &str = "run/ostack/replaced";
+
 impl Sandbox {
     /// Mounts the root and what belongs into it, in this process's mount namespace.
     ///
@@ -59,6 +62,10 @@ impl Sandbox {
             // A link would lead the mount to where it points to, which may be outside.
             if std::fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file()) {
                 let what = || format!("showing {} in the place of /{}", outside.display(), inside.display());
+                let original = root.join(REPLACED).join(inside);
+                std::fs::create_dir_all(original.parent().unwrap_or(root)).doing(what)?;
+                std::fs::File::create(&original).doing(what)?;
+                mount_bind(&target, &original).doing(what)?;
                 mount_bind(outside, &target).doing(what)?;
                 make_read_only(&target).doing(what)?;
             }
