@@ -67,6 +67,6 @@ row() { # name, value, unit, limit, note
 }
 # Below a row that was missed: where the time of a build with --timings went.
 where() { # name
-    [ "$verdict" = ok ] || grep -E '^ *[0-9]+\.[0-9]+ s  ' "$logs/$1" | sort -rn | head -n 5 | sed 's/^/    /'
+    [ "$verdict" = ok ] || sed -n 's/^ *[0-9]*\.[0-9]* s  /    &/p' "$logs/$1" | sort -rn | sed 5q
 }
 mib() { awk -v kib="$1" 'BEGIN { printf "%.0f", kib / 1024 }'; }

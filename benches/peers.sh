@@ -12,8 +12,11 @@ root_size=3584M
 index=dists/$suite/main/binary-amd64/Packages
 
 # The archive from which this machine's own apt takes Debian.
-# shellcheck disable=SC2016  # the words are apt's
-archive() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 "/debian/\?\$" | sed 's|/*$||'; }
+archive() {
+    # shellcheck disable=SC2016  # the word is apt's
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
+        awk '/\/debian\/?$/ && !found++ { sub("/$", ""); print } END { exit !found }' || fail "this machine's apt has no source of Debian"
+}
 debian() { echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(archive) $suite main"; }
 quiet() { "${@:2}" > "$logs/$1" 2>&1 || fail "$1 failed; its last words: $(tail -n 5 "$logs/$1")"; }
 
