@@ -136,7 +136,8 @@ disk_by_hand() (
 )
 
 # mkosi: a disk of the same packages. Partitions have fixed sizes, as it takes half a minute to find out the smallest, and its
-# initrd has the modules that it takes for the usual ones instead of all of them.
+# initrd has the modules that it takes for the usual ones instead of all of them. Without SectorSize= its ESP has sectors of
+# 4096 bytes, from which no firmware starts.
 mkosi_setup() { # name, whether incremental
     local folder=$work/mkosi-$1
     mkdir -p "$folder"/{mkosi.extra/etc/haproxy,mkosi.extra/usr/lib/systemd/boot/efi,mkosi.repart} \
@@ -159,11 +160,13 @@ RepositoryKeyCheck=no
 Format=disk
 Output=image
 OutputDirectory=$work/mkosi-$1.out
+SectorSize=512
 SplitArtifacts=
 
 [Content]
 Bootable=yes
 Bootloader=uki
+KernelCommandLine=console=ttyS0
 KernelModulesInitrdExclude=.*
 KernelModulesInitrdInclude=default
 Packages=$(names | sed '2,$s/^/    /')
