@@ -16,8 +16,9 @@
 # Usage, as root:   benches/controller.sh [STORE]
 #
 # STORE is only read: packages that it holds are linked or copied into a folder of the bench's own, beside it, where
-# everything happens, in copies of the project; others are fetched first. That folder needs 25 GB and is removed at the end;
-# mkosi and its tools stay in the user's cache folder. Needs what `scripts/setup bench` installs, and apt sources of Debian.
+# everything happens, in copies of the project; others are fetched first. That folder needs 25 GB, 10 more where packages must
+# be fetched, and is removed at the end; mkosi and its tools stay in the user's cache folder. Needs what `scripts/setup bench`
+# installs, and apt sources of Debian.
 # Exit status 1: a limit was missed; 2: something did not work. Takes about half an hour.
 #
 # Environment: OSTACK_IMAGE, the program (default: the release build of this working copy);
@@ -55,7 +56,7 @@ if [ "${1-}" != --inside ]; then
 fi
 work=$2 store=$3
 # Many files that were deleted make new ones in the same part of an ext4 slow, for minutes: whoever runs second would pay. So
-# each run has a folder of its own, each such folder a part of its own, and nothing is deleted before the end.
+# each run has a folder of its own, each such folder a part of its own, and nothing but a few large files goes before the end.
 chattr +T "$work" 2> /dev/null || true
 logs=${BENCH_LOGS:-$work/logs}
 mkdir -p "$logs" "$work/base/blobs/sha256" "$work/project"
@@ -130,6 +131,7 @@ cp "$source/$edited" "$project/$edited"
 say "one package added"
 build added "$work/added" "$work/first" "$role"
 more=$wall more_cpu=$cpu
+rm "$image"
 
 say "indexing packages for peers"
 repository

@@ -111,7 +111,7 @@ debstrap() {
 }
 
 # The disk by hand: GPT, an ESP with systemd-boot and the kernel, an ext4 that mke2fs fills from the tarball, as qcow2.
-disk() { measure disk disk_by_hand "$work/mmdebstrap"; succeeded disk; }
+disk() { measure disk disk_by_hand "$work/mmdebstrap"; succeeded disk; rm "$work"/mmdebstrap/{root.tar,disk.*}; }
 disk_by_hand() (
     set -e
     cd "$1"
@@ -184,5 +184,6 @@ mkosi_build() { # name of the measurement, of the setup, options
     measure "$1" mkosi --directory "$work/mkosi-$2" --workspace-directory "$work/$1.workspace" "${@:3}" build
     succeeded "$1"
     [ -s "$work/mkosi-$2.out/image.raw" ] || fail "mkosi made no image; its last words: $(tail -n 5 "$logs/$1")"
+    rm "$work/mkosi-$2.out/image.raw"
 }
 succeeded() { [ "$status" = 0 ] || fail "$1 failed; its last words: $(tail -n 5 "$logs/$1")"; }
