@@ -1,139 +1,186 @@
 #!/bin/bash
-# Measures what the controller's image must reach, in one run on one machine, and prints ratios:
+# Compares the build engine with its peers, in one run on one machine, with exactly the packages of the lock, and prints ratios:
 #
-#   a  a build when nothing changed                             at most 0.5 s
-#   b  one line of overlays/haproxy/ changed, to a new qcow2    at most 5 s
-#   c  a cold build from fetched packages                       at most mmdebstrap's time for its tarball
-#   d  peak memory of the builder's own process                 below 300 MiB
+#   cold controller image, packages fetched: ours to qcow2 / mmdebstrap to a tarball, and a disk by hand    at most 0.4
+#   the same / mkosi's full build                                                                           at most 0.5
+#   one line of haproxy's file changed, to qcow2 / mkosi incremental with the same change                   at most 0.03
+#   the same, by the clock                                                                                  at most 1.5 s
+#   one small package added, to qcow2 / mmdebstrap and the disk again, as it has no other way               at most 0.4
+#   nothing changed                                                                                         at most 0.15 s
+#   build --all (every role) / the controller alone, both cold                                              at most 2.0
+#   size of the qcow2 / sum of the .debs in it                                                              at most 1.6
+#   peak memory of our own processes: the program, and those of its sandboxes that still are the program    at most 400 MiB
 #
-# For b, measured on 2 cores for the same set and change: mkosi incremental 60 s, diskimage-builder 161 s,
-# mmdebstrap and a disk by hand 105 s.
+# Below a missed row stand the longest spans of that build's --timings.
 #
 # Usage, as root:   benches/controller.sh [STORE]
 #
-# STORE is only read: packages that it holds are linked or copied into a store of the bench's own, beside it;
-# others are fetched first. Needs mmdebstrap, and apt sources of Debian. Exit status 1: a limit was missed.
+# STORE is only read: packages that it holds are linked or copied into a folder of the bench's own, beside it, where
+# everything happens, in copies of the project; others are fetched first. That folder needs 25 GB, 10 more where packages must
+# be fetched, and is removed at the end; mkosi and its tools stay in the user's cache folder. Needs what `scripts/setup bench`
+# installs, and apt sources of Debian.
+# Exit status 1: a limit was missed; 2: something did not work. Takes about half an hour.
+#
 # Environment: OSTACK_IMAGE, the program (default: the release build of this working copy);
-#              BENCH_LOGS, a folder to keep every tool's output in.
+#              BENCH_LOGS, a folder to keep every tool's output in;
+#              BENCH_PACKAGES, names of packages that peers are to install instead: for trying this script, not for results.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 
-project=$(cd "$(dirname "$0")/.." && pwd)
-cd "$project"
-program=${OSTACK_IMAGE:-$project/target/x86_64-unknown-linux-gnu/release/ostack-image}
-store=${1:-${OSTACK_STORE:-${XDG_CACHE_HOME:-$HOME/.cache}/ostack-image/store}}
-edited=overlays/haproxy/templates/haproxy.cfg.tera
-role=controller
+source=$(cd "$(dirname "$0")/.." && pwd)
+program=${OSTACK_IMAGE:-$source/target/x86_64-unknown-linux-gnu/release/ostack-image}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/ostack-image/bench
+role=controller edited=overlays/haproxy/templates/haproxy.cfg.tera added=tree
 
 exec 3>&2  # for messages from where `time` has stderr
 fail() { echo "bench: $*" >&3; exit 2; }
-[ "$(id -u)" = 0 ] || fail "run as root"
-[ -x "$program" ] || fail "$program is missing; run: cargo build --release"
-command -v mmdebstrap > /dev/null || fail "mmdebstrap is missing; run: apt-get install mmdebstrap"
+say() { echo "bench: $*" >&2; }
+cd "$source"
 
-mkdir -p "$store"
-work=$(mktemp -d "$(dirname "$(realpath "$store")")/bench.XXXXXX")
-saved=
-finish() {
-    [ -z "$saved" ] || cp -p "$saved" "$project/$edited"
-    rm -rf "$work"
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
+if [ "${1-}" != --inside ]; then
+    [ "$(id -u)" = 0 ] || fail "run as root"
+    [ -x "$program" ] || fail "$program is missing; run: cargo build --release"
+    for command in mmdebstrap dpkg-scanpackages sfdisk mkfs.fat mcopy qemu-img python3 curl; do
+        command -v "$command" > /dev/null || fail "$command is missing; run: scripts/setup bench"
+    done
+    store=$(realpath -m "${1:-${OSTACK_STORE:-${XDG_CACHE_HOME:-$HOME/.cache}/ostack-image/store}}")
+    mkdir -p "$store"
+    work=$(mktemp -d "$(dirname "$store")/bench.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    # Whatever a tool mounts or starts ends with it, before the folder is removed.
+    unshare --mount --pid --mount-proc --fork --kill-child -- "$source/benches/controller.sh" --inside "$work" "$store" &
+    trap 'kill -KILL $!; wait; exit 130' INT TERM
+    status=0
+    wait $! || status=$?
+    exit "$status"
+fi
+work=$2 store=$3
+# Many files that were deleted make new ones in the same part of an ext4 slow, for minutes: whoever runs second would pay. So
+# each run has a folder of its own, each such folder a part of its own, and nothing but a few large files goes before the end.
+chattr +T "$work" 2> /dev/null || true
 logs=${BENCH_LOGS:-$work/logs}
-mkdir -p "$logs" "$work/debs" "$work/store/blobs/sha256"
+mkdir -p "$logs" "$work/base/blobs/sha256" "$work/project"
+cp -r site.toml ostack.lock recipes overlays images "$work/project/"
+project=$work/project blobs=$work/base/blobs/sha256
 
-# The locked packages that the role's build needs: "NAME VERSION ARCH SHA256" per line.
+# "NAME VERSION ARCH SHA256 PATH" of all that the lock in a folder has for images.
 locked() {
-    grep -E "sets = .*\"($role|base|tools|kernel[a-z-]*)\"" ostack.lock |
-        sed -n 's/.*name = "\([^"]*\)", version = "\([^"]*\)", arch = "\([^"]*\)", .*sha256 = "\([0-9a-f]*\)",.*/\1 \2 \3 \4/p'
+    sed -n '/sets = \["solver"\]/d; s/.*name = "\([^"]*\)", version = "\([^"]*\)", arch = "\([^"]*\)", .*sha256 = "\([0-9a-f]*\)", path = "\([^"]*\)".*/\1 \2 \3 \4 \5/p' \
+        "$1/ostack.lock"
 }
+suite=$(sed -n 's/.* archive = "debian", suite = "\([^"]*\)".*/\1/p' ostack.lock | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
 
 # shellcheck source=benches/measure.sh
 . benches/measure.sh
+# shellcheck source=benches/peers.sh
+. benches/peers.sh
+
+# build NAME PROJECT STORE ARGUMENTS: one that counts. Sets what `measure` sets, and $highest, of all of them.
+highest=0
 build() {
-    measure "$1" "$program" build "$role" --store "$work/store" --out "$work/out" "${@:2}"
-    [ "$status" = 0 ] || fail "the build failed; its last words: $(tail -n 5 "$logs/$1")"
+    measure "$1" "$program" -C "$2" build --offline --timings --store "$3" --out "$3/out" "${@:4}"
+    succeeded "$1"
+    [ "$peak" -le "$highest" ] || highest=$peak
+}
+# A store that holds packages and nothing else.
+cold_store() {
+    mkdir -p "$1/blobs/sha256"
+    while read -r _ _ _ digest _; do ln -f "$blobs/$digest" "$1/blobs/sha256/"; done < <(locked "$project"; locked "$work/added")
 }
 
-echo "bench: collecting packages" >&2
-while read -r _ _ _ digest; do
-    blob=blobs/sha256/$digest
-    if [ -e "$store/$blob" ] && [ ! -e "$work/store/$blob" ]; then
-        ln "$store/$blob" "$work/store/$blob" 2> /dev/null || cp "$store/$blob" "$work/store/$blob"
-    fi
-done < <(locked)
-
+say "collecting packages"
 missing=0
-while read -r _ _ _ digest; do [ -e "$work/store/blobs/sha256/$digest" ] || missing=$((missing + 1)); done < <(locked)
+while read -r _ _ _ digest _; do
+    ln -f "$store/blobs/sha256/$digest" "$blobs/" 2> /dev/null || cp "$store/blobs/sha256/$digest" "$blobs/" 2> /dev/null ||
+        missing=$((missing + 1))
+done < <(locked "$project")
 if [ "$missing" != 0 ]; then
-    echo "bench: $missing packages are missing: fetching them by a build that does not count" >&2
-    build fetch
-    rm -rf "$work/store/ostack/steps" "$work/store/ostack/last" "$work/store/ostack/tools" "$work/out"
+    say "$missing packages are missing: fetching them by a build that does not count"
+    quiet fetch "$program" -C "$project" build --all --store "$work/base" --out "$work/base/out"
 fi
-echo "bench: cold build" >&2
-build cold --offline
-cold=$wall cold_cpu=$cpu cold_peak=$peak
-"$program" inspect "$role" --packages --store "$work/store" > "$work/packages"
+# The same project with one package more, locked and fetched.
+cp -r "$project" "$work/added"
+! grep -q "name = \"$added\"" ostack.lock || fail "the lock has $added already"
+sed -i "/^\[packages\]/,/^$/ s/\"haproxy\"\]/\"haproxy\", \"$added\"]/" "$work/added/overlays/haproxy/overlay.toml"
+quiet lock "$program" -C "$work/added" lock --store "$work/base"
+read -r _ _ _ digest path < <(locked "$work/added" | grep "^$added ") || fail "adding $added to haproxy's packages did not lock it"
+curl -fsSL -o "$blobs/$digest" "$(archive)/$path"
+tools_root
 
-echo "bench: nothing changed" >&2
+load=$(cut -d ' ' -f 1 /proc/loadavg)
+say "cold build"
+cold_store "$work/first"
+build cold "$project" "$work/first" "$role"
+cold=$wall cold_cpu=$cpu image=$work/first/out/$role.qcow2
+bytes=$(stat -c %s "$image")
+"$program" -C "$project" inspect "$role" --packages --store "$work/first" > "$work/packages"
+locked "$project" | awk 'NR == FNR { wanted[$1 " " $2]; next } ($1 " " $2) in wanted { print $1, $2, $3, $4 }' "$work/packages" - > "$work/locked"
+debs=$(while read -r _ _ _ digest; do stat -c %s "$blobs/$digest"; done < "$work/locked" | awk '{ sum += $1 } END { print sum }')
+
+say "nothing changed"
 same=0
-for round in 1 2 3; do
-    build same --offline
+for _ in 1 2 3 4 5; do
+    build same "$project" "$work/first" "$role"
     less "$wall" "$same" || same=$wall
 done
+say "one line changed"
+sed -i '1i # bench: one more line' "$project/$edited"
+build changed "$project" "$work/first" "$role"
+changed=$wall changed_cpu=$cpu
+cp "$source/$edited" "$project/$edited"
+say "one package added"
+build added "$work/added" "$work/first" "$role"
+more=$wall more_cpu=$cpu
+rm "$image"
 
-echo "bench: one line changed" >&2
-saved=$work/saved
-cp -p "$edited" "$saved"
-sed -i '1i # bench: one more line' "$edited"
-build changed --offline
-changed=$wall changed_cpu=$cpu changed_peak=$peak
-cp -p "$saved" "$edited"
-saved=
-
-echo "bench: mmdebstrap" >&2
-# The packages under the names that apt gives them, so that it fetches nothing.
-while read -r name version arch digest; do
-    if grep -qxF "$name $version" "$work/packages"; then
-        ln "$work/store/blobs/sha256/$digest" "$work/debs/${name}_${version//:/%3a}_$arch.deb"
-    fi
-done < <(locked)
-# The archives from which this machine's own apt takes Debian, with the suites of the lock.
-uri() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 "/$1/\?\$" || fail "this machine's apt knows no archive $1"; }
-sed -n 's/.*{ name = "\([^"]*\)", archive = "\([^"]*\)", date = .*/\1 \2/p' ostack.lock | sort -u > "$work/suites"
-while read -r suite archive; do
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(uri "$archive") $suite main non-free-firmware"
-done < "$work/suites" > "$work/sources.list"
-suite=$(awk '{ print $1 }' "$work/suites" | sort | head -n 1)
-# shellcheck disable=SC2016  # $1 is for the hook's shell
-hook='mkdir -p "$1/var/cache/apt/archives/partial"; cp -l '"$work"'/debs/* "$1/var/cache/apt/archives/" 2> /dev/null || cp '"$work"'/debs/* "$1/var/cache/apt/archives/"'
-debstrap() {
-    rm -f "$work/theirs.tar"
-    measure mmdebstrap mmdebstrap --mode=root --variant=essential --verbose --skip=essential/unlink \
-        --include="$(paste -sd, "$work/include")" --setup-hook="$hook" "$suite" "$work/theirs.tar" "$work/sources.list"
-}
-awk '{ print $1 "=" $2 }' "$work/packages" > "$work/include"
+say "indexing packages for peers"
+repository
+say "mmdebstrap, and a disk by hand"
 debstrap
-if [ "$status" != 0 ]; then
-    # The archive has moved on: what it has no more in the locked version is taken as it is now.
-    gone=$(sed -n "s/.*Version '\(.*\)' for '\([^':]*\).*' was not found.*/\2/p" "$logs/mmdebstrap" | sort -u)
-    [ -n "$gone" ] || fail "mmdebstrap failed; its last words: $(tail -n 5 "$logs/mmdebstrap")"
-    for name in $gone; do sed -i "s/^$name=.*/$name/" "$work/include"; done
-    debstrap
-    [ "$status" = 0 ] || fail "mmdebstrap failed; its last words: $(tail -n 5 "$logs/mmdebstrap")"
-fi
 theirs=$wall theirs_cpu=$cpu
-fetched=$(grep -c '^Get:.* [a-z0-9].* Packages\|^Get:.*\.deb' "$logs/mmdebstrap" || true)
-tar -xOf "$work/theirs.tar" ./var/lib/dpkg/status | awk '/^Package:/ { name = $2 } /^Version:/ { print name, $2 }' | sort > "$work/theirs"
-different=$(sort "$work/packages" | comm -3 - "$work/theirs" | wc -l)
+disk
+by_hand=$wall by_hand_cpu=$cpu
+say "mkosi: a build that fills its caches"
+mkosi_setup incremental yes
+mkosi_build mkosi-caches incremental
+say "mkosi: full build"
+mkosi_setup full no
+mkosi_build mkosi full --cache-only=metadata
+full=$wall full_cpu=$cpu
+say "mkosi: one line changed"
+sed -i '1i # bench: one more line' "$work/mkosi-incremental/mkosi.extra/etc/haproxy/haproxy.cfg"
+mkosi_build mkosi-changed incremental --force --cache-only=metadata
+incremental=$wall incremental_cpu=$cpu
 
-peak=$((cold_peak > changed_peak ? cold_peak : changed_peak))
-echo "$(nproc) cores, $(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo) of memory, load $(cut -d' ' -f1 /proc/loadavg), $(wc -l < "$work/packages") packages"
-printf '%-34s %14s %14s\n' what measured limit
-row "a nothing changed" "$same" s 0.5 "slowest of 3"
-row "b one line of haproxy -> qcow2" "$changed" s 5 "user+sys $changed_cpu s"
-row "c cold build / mmdebstrap" "$(ratio "$cold" "$theirs")" "" 1.00 "$cold s (user+sys $cold_cpu) / $theirs s (user+sys $theirs_cpu)"
-row "d peak memory, own process" "$(mib "$peak")" MiB 300 "cold $(mib "$cold_peak"), one line $(mib "$changed_peak")"
-[ "$different" = 0 ] || echo "note: $different names or versions differ between the two sets; mmdebstrap's log has $fetched downloads of any kind"
-[ "$missed" = 0 ] || { echo "bench: a limit was missed" >&2; exit 1; }
+# Machines change their speed in the meantime: what was measured before the peers is measured after them too.
+say "cold build again"
+cold_store "$work/second"
+build cold-again "$project" "$work/second" "$role"
+first=$cold again=$wall
+cold=$(mean "$first" "$again")
+say "every role, cold"
+cold_store "$work/all"
+build all "$project" "$work/all" --all
+all=$wall all_cpu=$cpu
+
+hand=$(awk -v a="$theirs" -v b="$by_hand" 'BEGIN { printf "%.2f", a + b }')
+echo "$(nproc) cores, $(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo) of memory, load before $load, after $(cut -d ' ' -f 1 /proc/loadavg), $(wc -l < "$work/packages") packages"
+[ -z "${BENCH_PACKAGES-}" ] || echo "no result: peers installed other packages"
+heading
+row "cold / mmdebstrap and a disk by hand" "$(ratio "$cold" "$hand")" "" 0.4 "$first and $again s (user+sys $cold_cpu) / $theirs + $by_hand s ($theirs_cpu + $by_hand_cpu)"
+where cold
+row "cold / mkosi's full build" "$(ratio "$cold" "$full")" "" 0.5 "… / $full s ($full_cpu)"
+where cold
+row "one line / mkosi incremental" "$(ratio "$changed" "$incremental" 3)" "" 0.03 "$changed s ($changed_cpu) / $incremental s ($incremental_cpu)"
+where changed
+row "one line -> qcow2" "$changed" s 1.5
+where changed
+row "one package added / mmdebstrap and disk" "$(ratio "$more" "$hand")" "" 0.4 "$more s ($more_cpu) / …"
+where added
+row "nothing changed" "$same" s 0.15 "slowest of 5"
+where same
+row "build --all / controller, both cold" "$(ratio "$all" "$cold")" "" 2.0 "$all s ($all_cpu) / $cold s"
+where all
+row "qcow2 / its .debs" "$(ratio "$bytes" "$debs")" "" 1.6 "$((bytes / 1000000)) MB / $((debs / 1000000)) MB"
+row "memory of our own processes" "$(mib "$highest")" MiB 400 "the highest of all these builds"
+[ "$missed" = 0 ] || { say "a limit was missed"; exit 1; }

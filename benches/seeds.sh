@@ -74,7 +74,7 @@ for nodes in 1000 3000 9000; do
         "$(per_node "${seconds[$nodes]}" "$nodes")" "${busy[$nodes]}" "$(per_node "${busy[$nodes]}" "$nodes")" \
         "$(mib "${memory[$nodes]}")"
 done
-printf '%-34s %14s %14s\n' what measured limit
+heading
 row "seeds of 9,000 nodes" "${seconds[9000]}" s 30 ""
 row "peak memory" "$(mib "${memory[9000]}")" MiB 500 ""
 row "growth, 3,000 to 9,000 nodes" "$(ratio "$(per_node "${busy[9000]}" 9000)" "$(per_node "${busy[3000]}" 3000)")" "" 2 \
