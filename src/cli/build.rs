@@ -17,6 +17,7 @@ use crate::store::{Store, WriteLock};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(Args)]
@@ -136,7 +137,7 @@ impl Work<'_> {
     ///
     /// # Errors
     /// A step fails, a layer holds what it may not, or a check cannot be run. That one fails is no error here.
-    pub fn layers_and_checks(&self, lock: &mut ReleaseLock) -> Result<(RolePlan, Parts, Vec<Judged>)> {
+    pub fn layers_and_checks(&self, lock: &mut ReleaseLock) -> Result<(Arc<RolePlan>, Parts, Vec<Judged>)> {
         let plan = self.fetched(lock)?;
         let scratch_folder = self.store.scratch().join(format!("roots-{}", self.files.role));
         let memory = needs_roots(&plan, self.store)? && scratch::prepare(&scratch_folder)?;
@@ -170,7 +171,7 @@ impl Work<'_> {
     }
 
     /// The plan, with the packages that its missing steps need in the store.
-    fn fetched(&self, lock: &mut ReleaseLock) -> Result<RolePlan> {
+    fn fetched(&self, lock: &mut ReleaseLock) -> Result<Arc<RolePlan>> {
         let mut plan = self.session.plan(self.files, lock)?;
         // A relock may itself name packages that vanish while it runs: try twice, then say so.
         for attempt in 0..2 {
@@ -192,7 +193,7 @@ impl Work<'_> {
 ///
 /// # Errors
 /// A step fails, or a service refuses its files; nothing is named then.
-pub(super) fn image(work: &Work<'_>, lock: &mut ReleaseLock) -> Result<(RolePlan, Image, bool)> {
+pub(super) fn image(work: &Work<'_>, lock: &mut ReleaseLock) -> Result<(Arc<RolePlan>, Image, bool)> {
     let Work { session, store, .. } = work;
     let (plan, parts, judged) = work.layers_and_checks(lock)?;
     let report = check::Report::new(session, work.files, &plan, &judged)?;

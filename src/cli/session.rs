@@ -17,6 +17,7 @@ use crate::plan::{self, Inputs, Locked, Package, Planner, RolePlan};
 use crate::store::{Store, WriteLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 /// A site and the release it is used with.
 pub(super) struct Session {
@@ -35,6 +36,8 @@ pub(super) struct Session {
     pub out: PathBuf,
     store: Option<PathBuf>,
     mirrors: BTreeMap<Word, String>,
+    /// What has been planned, with the lock that it was planned for.
+    plans: Mutex<BTreeMap<Role, (ReleaseLock, Arc<RolePlan>)>>,
 }
 
 /// A role's recipe and overlays.
@@ -92,6 +95,7 @@ impl Session {
             secrets,
             warnings,
             mirrors,
+            plans: Mutex::default(),
         })
     }
 
@@ -175,8 +179,15 @@ impl Session {
         })
     }
 
-    pub fn plan(&self, files: &RoleFiles, lock: &ReleaseLock) -> Result<RolePlan> {
-        self.planner(files)?.role(locked(lock, files)?)
+    /// A role's plan; made once for the same lock, because rendering takes longer than a build that finds everything.
+    pub fn plan(&self, files: &RoleFiles, lock: &ReleaseLock) -> Result<Arc<RolePlan>> {
+        let mut plans = self.plans.lock().map_err(|_| Error::new("planning panicked"))?;
+        if let Some((_, plan)) = plans.get(&files.role).filter(|(of, _)| of == lock) {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(self.planner(files)?.role(locked(lock, files)?)?);
+        plans.insert(files.role, (lock.clone(), plan.clone()));
+        Ok(plan)
     }
 }
 
