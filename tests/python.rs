@@ -18,8 +18,9 @@ fn project(packages: &str) -> Test {
     let mut test = Test::new()
         .append("overlays/hosts/overlay.toml", &format!("\n[packages]\nsmall = [{packages}]\n"))
         .append("recipes/releases/small.toml", &format!("\n[configure]\n{configure}\n"));
-    for helper in ["record-call", "compile-python"] {
-        test = test.write(&format!("recipes/helpers/{helper}"), fs::read(shipped.join("helpers").join(helper)).unwrap());
+    for helper in fs::read_dir(shipped.join("helpers")).unwrap().map(|entry| entry.unwrap()) {
+        let name = helper.file_name().into_string().unwrap();
+        test = test.write(&format!("recipes/helpers/{name}"), fs::read(helper.path()).unwrap());
     }
     remove_at_exit(test.folder());
     test
