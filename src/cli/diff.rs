@@ -8,7 +8,7 @@ use super::{Global, print_json};
 use crate::base::error::Result;
 use crate::base::path::RelPath;
 use crate::image::manifest::{self, Image};
-use crate::layer::tree::{Content, Entry, Kind, Tree};
+use crate::layer::tree::{Entry, Kind, Tree};
 use crate::store::{PREVIOUS, Store};
 use clap::Args;
 use serde::Serialize;
@@ -142,11 +142,8 @@ fn settings(store: &Store, a: &Image, b: &Image) -> Result<Vec<Setting>> {
         if of(a) == of(b) {
             continue;
         }
-        let before = if of(a).is_some() { Some(layer_tree(store, a, name)?) } else { None };
-        let after = if of(b).is_some() { Some(layer_tree(store, b, name)?) } else { None };
-        let empty = Tree::default();
-        let before = before.as_ref().map_or(&empty, |(_, tree)| tree);
-        let after = after.as_ref().map_or(&empty, |(_, tree)| tree);
+        let tree = |image: &Image| of(image).map_or(Ok(Tree::default()), |_| layer_tree(store, image, name));
+        let (before, after) = (tree(a)?, tree(b)?);
         let paths: BTreeSet<&RelPath> = before.iter().chain(after.iter()).map(|(path, _)| path).collect();
         for path in paths {
             if let Some(change) = change(before.get(path), after.get(path))? {
@@ -171,7 +168,7 @@ fn change(before: Option<&Entry>, after: Option<&Entry>) -> Result<Option<String
     }
     match (&before.kind, &after.kind) {
         (Kind::File(old), Kind::File(new)) => {
-            let (old, new) = (bytes(old)?, bytes(new)?);
+            let (old, new) = (old.bytes()?, new.bytes()?);
             if old != new {
                 lines.push(text_change(&old, &new));
             }
@@ -180,13 +177,6 @@ fn change(before: Option<&Entry>, after: Option<&Entry>) -> Result<Option<String
         _ => {}
     }
     Ok((!lines.is_empty()).then(|| lines.join("\n")))
-}
-
-fn bytes(content: &Content) -> Result<Vec<u8>> {
-    match content {
-        Content::Bytes(bytes) => Ok(bytes.clone()),
-        Content::OnDisk(path, _) => crate::base::fs::read(path),
-    }
 }
 
 fn text_change(old: &[u8], new: &[u8]) -> String {

@@ -4,14 +4,11 @@ use super::session::store_folder;
 use super::{Global, print_json};
 use crate::base::error::{Context, Error, Result};
 use crate::image::manifest::{self, Image};
-use crate::layer::erofs::Tools;
-use crate::layer::times::Times;
+use crate::layer::erofs;
 use crate::layer::tree::{Kind, Tree};
-use crate::layer::user_namespace;
 use crate::store::Store;
 use clap::Args;
 use serde_json::{Value, json};
-use std::path::Path;
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -63,7 +60,6 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 fn files(global: &Global, store: &Store, image: &Image, name: &str) -> Result<()> {
     let tree = layer_tree(store, image, name)?;
     let lines: Vec<Value> = tree
-        .1
         .iter()
         .map(|(path, entry)| {
             let (kind, detail) = match &entry.kind {
@@ -91,27 +87,12 @@ fn files(global: &Global, store: &Store, image: &Image, name: &str) -> Result<()
     Ok(())
 }
 
-/// A layer's tree, unpacked into a folder that goes with the first value.
-pub(super) fn layer_tree(store: &Store, image: &Image, name: &str) -> Result<(tempfile::TempDir, Tree)> {
+/// A layer's tree, in the store's file.
+pub(super) fn layer_tree(store: &Store, image: &Image, name: &str) -> Result<Tree> {
     let Some(layer) = image.layers.iter().find(|layer| layer.name == name) else {
         let known: Vec<&str> = image.layers.iter().map(|layer| layer.name.as_str()).collect();
         return Err(Error::new(format!("the image has no layer `{name}`")).next(format!("use one of: {}", known.join(", "))));
     };
-    user_namespace::become_root()?;
     store.verify(&layer.blob.digest)?;
-    let folder = tempfile::tempdir().doing(|| "creating a temporary folder")?;
-    let root = folder.path().join("root");
-    crate::base::fs::create_dir_all(&root)?;
-    Tools { root: &any_tools(store)? }.extract_erofs(&store.path(&layer.blob.digest), &root)?;
-    let tree = Tree::settle(&root, None, &Times::KEPT)?;
-    Ok((folder, tree))
-}
-
-/// Any unpacked tools will do: reading a filesystem gives the same files with each.
-fn any_tools(store: &Store) -> Result<std::path::PathBuf> {
-    let folders = crate::base::fs::sorted_dir(
-        &store.tools(&crate::base::digest::Digest::of("")).parent().map(Path::to_path_buf).unwrap_or_default(),
-    )?;
-    let reads = |folder: &std::path::PathBuf| folder.join("usr/bin/fsck.erofs").exists();
-    folders.into_iter().find(reads).ok_or_else(|| Error::new("the store has no tools yet").next("build an image first"))
+    erofs::tree(&store.path(&layer.blob.digest))
 }

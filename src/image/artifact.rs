@@ -116,7 +116,7 @@ impl Maker<'_> {
         let layers = self.layers();
         let new = out.join(format!("{}.{}.new", image.role, format.as_str()));
         let write = || match format {
-            Format::Root => super::archive::write(self.store, &layers, &new),
+            Format::Root => super::archive::write(&layers, &new),
             Format::Qcow2 | Format::Raw => {
                 let (extents, size) = self.with_disk(tools, &layers, Some(self.spec.size), disk::layout)?;
                 let (extents, size) = if format == Format::Qcow2 { qcow2::layout(&extents, size)? } else { (extents, size) };

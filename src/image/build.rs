@@ -15,7 +15,7 @@ use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::parallel::{self, cores};
-use crate::layer::erofs::{self, Tools};
+use crate::layer::erofs;
 use crate::layer::root::{Job, PackageFile};
 use crate::layer::times::Begin;
 use crate::layer::tree::{Content, Entry, Kind, Tree};
@@ -141,7 +141,7 @@ impl Builder<'_> {
             secrets,
             watch: self.watch,
         };
-        checker.run(&|| self.tools())
+        checker.run()
     }
 
     /// Writes the image's manifest and gives it its name.
@@ -186,7 +186,7 @@ impl Builder<'_> {
             Some(record) => {
                 let blob = output(record, "layer")?;
                 self.store.verify(&blob.digest)?;
-                self.timed("unpack base", || Tools { root: &tools }.extract_erofs(&self.store.path(&blob.digest), &base_root))?;
+                self.timed("unpack base", || erofs::tree(&self.store.path(&blob.digest))?.write_to(&base_root))?;
                 Tree::default()
             }
             None => {

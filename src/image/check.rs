@@ -70,7 +70,7 @@ impl Checker<'_> {
     ///
     /// # Errors
     /// A root cannot be made, a program or an account is not in it. A check that fails is no error here.
-    pub fn run(&self, tools: &dyn Fn() -> Result<PathBuf>) -> Result<Vec<Judged>> {
+    pub fn run(&self) -> Result<Vec<Judged>> {
         let mut judged: Vec<Judged> = Vec::new();
         let mut missing = Vec::new();
         for (index, check) in self.plan.checks.iter().enumerate() {
@@ -88,7 +88,7 @@ impl Checker<'_> {
         let mut roots = Mounted::new(&self.store.scratch().join(format!("checks-{}", self.plan.role)))?;
         let mut lower = Vec::new();
         for (name, layer) in &self.layers {
-            lower.insert(0, roots.layer(name, &self.store.path(layer), tools)?);
+            lower.insert(0, roots.layer(name, &self.store.path(layer))?);
         }
         lower.insert(0, self.agent(roots.folder())?);
         let references = missing.iter().flat_map(|index| self.plan.checks[*index].references()).collect();

@@ -7,7 +7,7 @@ use super::build::{Builder, kernel_of, output};
 use super::initrd::{self, Initrd};
 use crate::base::error::Result;
 use crate::base::fs;
-use crate::layer::erofs::Tools;
+use crate::layer::erofs;
 use crate::store::{Blob, Record};
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ impl Builder<'_> {
                 self.store.verify(&base.digest)?;
                 let root = self.scratch.join("base");
                 fs::create_dir_all(&root)?;
-                Tools { root: &self.tools()? }.extract_erofs(&self.store.path(&base.digest), &root)?;
+                erofs::tree(&self.store.path(&base.digest))?.write_to(&root)?;
                 let bytes = initrd::extension(
                     &Initrd {
                         node: &[],

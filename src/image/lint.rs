@@ -9,17 +9,16 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::path::RelPath;
 use crate::image::build::Watch;
+use crate::layer::erofs;
 use crate::layer::mounted::Mounted;
 use crate::layer::owners::Owners;
 use crate::layer::rpm;
 use crate::layer::sandbox::Sandbox;
-use crate::layer::times::Times;
-use crate::layer::tree::Tree;
+use crate::layer::tree::{Kind, Tree};
 use crate::model::release::{Forbidden, Release, Rpm};
 use crate::plan::{Key, RolePlan};
 use crate::store::{Record, Store};
 use regex::bytes::Regex;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -71,18 +70,16 @@ impl Lint<'_> {
         self.watch.begins(&key.step);
         let begin = Instant::now();
         let rules = Rule::all(&self.release.forbidden)?;
-        let mut roots = Mounted::new(&self.store.scratch().join(format!("lint-{}", self.plan.role)))?;
-        let mut folders = Vec::new();
+        let mut trees = Vec::new();
         let mut found = Vec::new();
         for (name, digest) in &self.layers {
-            let folder = roots.layer(name, &self.store.path(digest), tools)?;
-            for (path, why) in forbidden(&folder, &rules)? {
-                found.push(Found { layer: name, path, why });
-            }
-            folders.push(folder);
+            let tree = erofs::tree(&self.store.path(digest))?;
+            let all = forbidden(&tree, &rules).doing(|| format!("reading the layer {name}"))?;
+            found.extend(all.into_iter().map(|(path, why)| Found { layer: name, path, why }));
+            trees.push(tree);
         }
         if !found.is_empty() {
-            let origins = self.origins(&found, &folders, roots.folder(), tools)?;
+            let origins = self.origins(&found, &trees, tools)?;
             return Err(self.refusal(&found, &origins));
         }
         let record = Record { step: key.step.clone(), inputs: key.shown(), ..Record::default() };
@@ -92,20 +89,28 @@ impl Lint<'_> {
     }
 
     /// Whose the files are that an error names.
-    fn origins(
-        &self,
-        found: &[Found<'_>],
-        folders: &[PathBuf],
-        scratch: &Path,
-        tools: &dyn Fn() -> Result<PathBuf>,
-    ) -> Result<Vec<String>> {
+    fn origins(&self, found: &[Found<'_>], trees: &[Tree], tools: &dyn Fn() -> Result<PathBuf>) -> Result<Vec<String>> {
         let named = found.iter().take(NAMED).map(|one| &one.path);
         if let Some(spec) = &self.release.rpm {
-            return rpm_origins(spec, named, folders, scratch, &tools()?);
+            return self.rpm_origins(spec, named, &tools()?);
         }
-        let trees = folders.iter().map(|folder| Tree::settle(folder, None, &Times::KEPT)).collect::<Result<Vec<_>>>()?;
         let owners = Owners::of(&trees.iter().collect::<Vec<_>>())?;
         Ok(named.map(|path| owners.origin(path)).collect())
+    }
+
+    /// Whose files are, as the layers' own database of rpm packages says.
+    fn rpm_origins<'a>(&self, spec: &Rpm, paths: impl Iterator<Item = &'a RelPath>, tools: &Path) -> Result<Vec<String>> {
+        let mut roots = Mounted::new(&self.store.scratch().join(format!("lint-{}", self.plan.role)))?;
+        let mut stack = Vec::new();
+        for (name, digest) in &self.layers {
+            stack.insert(0, roots.layer(name, &self.store.path(digest))?);
+        }
+        let [upper, work, root] = ["upper", "work", "root"].map(|name| roots.folder().join("database").join(name));
+        for folder in [&upper, &work, &root] {
+            fs::create_dir_all(folder)?;
+        }
+        let sandbox = Sandbox::new(&root).stack(stack, &upper, &work);
+        paths.map(|path| rpm::owner(spec, &sandbox, tools, path)).collect()
     }
 
     fn refusal(&self, found: &[Found<'_>], origins: &[String]) -> Error {
@@ -146,67 +151,44 @@ impl<'a> Rule<'a> {
     }
 }
 
-/// The files below a folder that rules are about, in order, each with the first rule's reason.
-fn forbidden<'a>(folder: &Path, rules: &[Rule<'a>]) -> Result<Vec<(RelPath, &'a str)>> {
+/// The files that rules are about, in order, each with the first rule's reason.
+fn forbidden<'a>(tree: &Tree, rules: &[Rule<'a>]) -> Result<Vec<(RelPath, &'a str)>> {
     let mut found = Vec::new();
-    for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
-        let entry = entry.doing(|| format!("reading the layer {}", folder.display()))?;
-        let inside = entry.path().strip_prefix(folder).unwrap_or(Path::new(""));
-        if !entry.file_type().is_file() {
-            continue;
-        }
-        let path = format!("/{}", inside.display());
-        let mut beginning: Option<Vec<u8>> = None;
-        for rule in rules.iter().filter(|rule| rule.is_about(&path)) {
+    for (path, entry) in tree.iter() {
+        let kind = match &entry.kind {
+            Kind::HardLink(first) => tree.get(first).map(|entry| &entry.kind),
+            kind => Some(kind),
+        };
+        let Some(Kind::File(content)) = kind else { continue };
+        let text = path.to_string();
+        let mut beginning = None;
+        for rule in rules.iter().filter(|rule| rule.is_about(&text)) {
             if let Some(expression) = &rule.expression {
                 let bytes = match &beginning {
                     Some(bytes) => bytes,
-                    None => beginning.insert(beginning_of(entry.path())?),
+                    None => beginning.insert(content.part(0, content.size().min(LOOKED_AT))?),
                 };
                 if !expression.is_match(bytes) {
                     continue;
                 }
             }
-            found.push((path.parse()?, rule.why));
+            found.push((path.clone(), rule.why));
             break;
         }
     }
     Ok(found)
 }
 
-fn beginning_of(file: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::open(file)?.take(LOOKED_AT).read_to_end(&mut bytes).doing(|| format!("reading {}", file.display()))?;
-    Ok(bytes)
-}
-
-/// Whose files are, as the layers' own database of rpm packages says.
-fn rpm_origins<'a>(
-    spec: &Rpm,
-    paths: impl Iterator<Item = &'a RelPath>,
-    folders: &[PathBuf],
-    scratch: &Path,
-    tools: &Path,
-) -> Result<Vec<String>> {
-    let [upper, work, root] = ["upper", "work", "root"].map(|name| scratch.join("database").join(name));
-    for folder in [&upper, &work, &root] {
-        fs::create_dir_all(folder)?;
-    }
-    let stack = folders.iter().rev().cloned().collect();
-    let sandbox = Sandbox::new(&root).stack(stack, &upper, &work);
-    let origins = paths.map(|path| rpm::owner(spec, &sandbox, tools, path)).collect();
-    fs::remove_tree(&scratch.join("database"))?;
-    origins
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::tree::{Content, Entry};
 
     #[test]
     fn a_file_is_found_by_its_path_and_by_what_it_begins_with() {
-        let folder = tempfile::tempdir().unwrap();
         let checked = [b"\xf3\x0d\x0d\x0a\0\0\0\0time".as_slice(), b"\xf3\x0d\x0d\x0a\x01\0\0\0hash"];
+        let mut tree = Tree::new(0);
+        let mut add = |path: &str, kind: Kind| tree.insert(path.parse().unwrap(), Entry::new(kind, 0o644, 0));
         for (path, content) in [
             ("etc/machine-id", b"".as_slice()),
             ("etc/ssh/host_rsa", b"x"),
@@ -217,11 +199,10 @@ mod tests {
             ("var/log/b/c", b"x"),
             ("var/log/b/empty", b""),
         ] {
-            let path = folder.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
+            add(path, Kind::File(Content::Bytes(content.to_vec())));
         }
-        std::os::unix::fs::symlink("a", folder.path().join("var/log/link")).unwrap();
+        add("var/log/link", Kind::Symlink("a".to_string()));
+        add("var/log/other", Kind::HardLink("var/log/b/c".parse().unwrap()));
         let rule = |path: &str, content: Option<&str>, why: &str| Forbidden {
             paths: vec![path.to_string()],
             content: content.map(str::to_string),
@@ -234,8 +215,17 @@ mod tests {
             rule("/var/log/**", Some("."), "a log"),
             rule("/var/log/a", None, "never: the first one counts"),
         ];
-        let found = forbidden(folder.path(), &Rule::all(&rules).unwrap()).unwrap();
+        let found = forbidden(&tree, &Rule::all(&rules).unwrap()).unwrap();
         let said: Vec<String> = found.iter().map(|(path, why)| format!("{path}: {why}")).collect();
-        assert_eq!(said, ["/etc/ssh/host_rsa: a key", "/usr/a/b.pyc: a time", "/var/log/a: a log", "/var/log/b/c: a log"]);
+        assert_eq!(
+            said,
+            [
+                "/etc/ssh/host_rsa: a key",
+                "/usr/a/b.pyc: a time",
+                "/var/log/a: a log",
+                "/var/log/b/c: a log",
+                "/var/log/other: a log"
+            ]
+        );
     }
 }

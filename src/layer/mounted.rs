@@ -3,7 +3,7 @@
 //! The mounts are this process's own ([`super::scratch::leave_host_mounts`] comes first), so the kernel ends them however the
 //! program ends.
 
-use super::erofs::Tools;
+use super::erofs;
 use crate::base::error::{Context, Result};
 use crate::base::fs;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -36,14 +36,14 @@ impl Mounted {
     ///
     /// # Errors
     /// It is no filesystem that can be read.
-    pub fn layer(&mut self, name: &str, image: &Path, tools: &dyn Fn() -> Result<PathBuf>) -> Result<PathBuf> {
+    pub fn layer(&mut self, name: &str, image: &Path) -> Result<PathBuf> {
         let target = self.folder.join(name);
         fs::create_dir_all(&target)?;
         // Since Linux 6.12 a file can be mounted without a loop device.
         if mount(image, &target, "erofs", MountFlags::RDONLY, None).is_ok() {
             self.layers.push(target.clone());
         } else {
-            Tools { root: &tools()? }.extract_erofs(image, &target)?;
+            erofs::tree(image)?.write_to(&target)?;
         }
         Ok(target)
     }

@@ -1,11 +1,9 @@
 //! Whose a file of a layer is: a package's, by the lists that dpkg keeps, or made by a script while packages were configured. Then by
 //! the one that names it, if one does, else by whoever has the folder.
 
-use super::tree::{Content, Kind, Tree};
+use super::tree::{Kind, Tree};
 use crate::base::error::Result;
-use crate::base::fs;
 use crate::base::path::RelPath;
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where dpkg keeps lists and scripts.
@@ -34,11 +32,11 @@ impl Owners {
             // `libc6:amd64`, where several architectures could be installed.
             let package = package.split(':').next().unwrap_or(package);
             if file.ends_with(".list") {
-                for line in String::from_utf8_lossy(&bytes(content)?).lines() {
+                for line in String::from_utf8_lossy(&content.bytes()?).lines() {
                     owners.files.entry(merged(line)).or_default().insert(package.to_string());
                 }
             } else if SCRIPTS.iter().any(|suffix| file.ends_with(suffix)) {
-                owners.scripts.push((package.to_string(), String::from_utf8_lossy(&bytes(content)?).into_owned()));
+                owners.scripts.push((package.to_string(), String::from_utf8_lossy(&content.bytes()?).into_owned()));
             }
         }
         Ok(owners)
@@ -77,17 +75,10 @@ fn merged(path: &str) -> String {
     if old.contains(&inside.split('/').next().unwrap_or_default()) { format!("usr/{inside}") } else { inside.to_string() }
 }
 
-fn bytes(content: &Content) -> Result<Cow<'_, [u8]>> {
-    match content {
-        Content::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
-        Content::OnDisk(path, _) => Ok(Cow::Owned(fs::read(path)?)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::tree::Entry;
+    use crate::layer::tree::{Content, Entry};
 
     #[test]
     fn a_file_is_a_packages_or_that_of_the_script_which_names_it_or_of_one_below_a_packages_folder() {

@@ -8,9 +8,8 @@
 use super::tree::{Content, Entry, Kind, Tree};
 use crate::base::digest::{Digest, Hasher};
 use crate::base::error::{Context, Result};
-use crate::base::fs;
 use crate::base::path::RelPath;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use tar::{EntryType, Header};
 
 const BLOCK: u64 = 512;
@@ -86,15 +85,7 @@ fn marker(out: &mut impl Write, path: &RelPath, mtime: i64) -> Result<()> {
 }
 
 fn copy(out: &mut impl Write, content: &Content, size: u64) -> Result<()> {
-    match content {
-        Content::Bytes(bytes) => out.write_all(bytes).doing(|| "writing its bytes")?,
-        Content::OnDisk(file, _) => {
-            let copied = io::copy(&mut fs::open(file)?.take(size), out).doing(|| format!("copying {}", file.display()))?;
-            if copied != size {
-                crate::bail!("{} shrank from {size} to {copied} bytes while it was read", file.display());
-            }
-        }
-    }
+    content.copy_to(out)?;
     let padding = (BLOCK - size % BLOCK) % BLOCK;
     out.write_all(&[0; BLOCK as usize][..padding as usize]).doing(|| "padding")
 }

@@ -3,6 +3,7 @@
 //! Equal trees give equal tar streams and so equal digests. A tree comes from an overlay's rendered files or
 //! from a directory that package tools have filled ([`Tree::settle`]).
 
+pub use super::content::Content;
 use super::marks;
 use super::times::Times;
 use crate::base::error::{Context, Error, Result};
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::btree_map::Entry as Slot;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A root tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,25 +63,6 @@ pub enum Kind {
     Fifo,
     /// Hides the same path of lower layers.
     Whiteout,
-}
-
-/// Where a file's bytes are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
-    /// In memory.
-    Bytes(Vec<u8>),
-    /// In a file of the build machine, of this size in bytes.
-    OnDisk(PathBuf, u64),
-}
-
-impl Content {
-    /// The size in bytes.
-    pub fn size(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::OnDisk(_, size) => *size,
-        }
-    }
 }
 
 impl Entry {
@@ -216,7 +198,11 @@ impl Tree {
     /// Something cannot be written or owned.
     pub fn write_to(&self, root: &Path) -> Result<()> {
         for (path, entry) in self.iter() {
-            write_entry(&path.under(root), root, entry).doing(|| format!("writing {path}"))?;
+            let (target, what) = (path.under(root), || format!("writing {path}"));
+            if let Kind::File(content) = &entry.kind {
+                content.copy_to(&mut std::fs::File::create(&target).doing(what)?).doing(what)?;
+            }
+            write_entry(&target, root, entry).doing(what)?;
         }
         // Writing into a directory changes its time, so directories get theirs at the end, deepest first.
         for (path, entry) in self.0.iter().rev() {
@@ -299,14 +285,14 @@ pub(super) fn xattrs(file: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(xattrs)
 }
 
+/// Makes what has no content, and gives everything its attributes.
 fn write_entry(target: &Path, root: &Path, entry: &Entry) -> std::io::Result<()> {
     use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, XattrFlags};
     match &entry.kind {
         Kind::Directory { .. } => {
             std::fs::create_dir(target).or_else(|error| if target.is_dir() { Ok(()) } else { Err(error) })?
         }
-        Kind::File(Content::Bytes(bytes)) => std::fs::write(target, bytes)?,
-        Kind::File(Content::OnDisk(source, _)) => std::fs::copy(source, target).map(|_| ())?,
+        Kind::File(_) => {}
         Kind::HardLink(first) => return std::fs::hard_link(first.under(root), target),
         Kind::Symlink(to) => std::os::unix::fs::symlink(to, target)?,
         Kind::Fifo => rustix::fs::mknodat(rustix::fs::CWD, target, FileType::Fifo, Mode::RUSR, 0)?,

@@ -146,11 +146,13 @@ pub(super) fn plan(planner: &mut Planner<'_>, locked: Locked) -> Result<RolePlan
     let root = |step, packages: &[Package]| {
         let key = packages_key(step, version::PACKAGES, packages);
         let key = match &inputs.release.rpm {
-            Some(rpm) => key.with("rpm", Digest::of(serde_json::to_string(rpm).unwrap_or_default())),
+            // Debian's packages are laid down by this program and configured by their own; these are installed by the tools' rpm.
+            Some(rpm) => {
+                key.with("rpm", Digest::of(serde_json::to_string(rpm).unwrap_or_default())).with("tools", tools.digest())
+            }
             None => key,
         };
         key.with("time", locked.epoch)
-            .with("tools", tools.digest())
             .with("configure", Digest::of(&configure))
             .with("clean", Digest::of(&clean))
             .with("compression", inputs.release.compression.word())

@@ -179,7 +179,7 @@ impl Repository {
     /// The project with this archive and the trusted key. Most tests need no tools, and this machine's dnf is as good to them as
     /// a locked one: both would be asked of Debian's archive.
     pub fn project(&self) -> Test {
-        let tools = "tools = [\"erofs-utils\", \"grub-common\", \"grub-efi-amd64-bin\", \"grub-pc-bin\", \"rpm\"]\n\
+        let tools = "tools = [\"grub-common\", \"grub-efi-amd64-bin\", \"grub-pc-bin\", \"rpm\"]\n\
                      solver = [\"apt\", \"dpkg\", \"python3-dnf\"]\n";
         self.whole_project(&self.url()).replace("recipes/releases/fixture.toml", tools, "")
     }

@@ -1,7 +1,7 @@
 //! Files of packages that differ between two images of the same packages: what a build let in that is not of its inputs.
 
 use super::super::inspect::layer_tree;
-use super::{bytes, change};
+use super::change;
 use crate::base::error::Result;
 use crate::base::path::RelPath;
 use crate::image::manifest::Image;
@@ -33,9 +33,7 @@ pub(super) fn of_packages(store: &Store, a: &Image, b: &Image) -> Result<Vec<Fil
         if other.is_none_or(|other| other.diff_id == layer.diff_id) {
             continue;
         }
-        let (_a, before) = layer_tree(store, a, &layer.name)?;
-        let (_b, after) = layer_tree(store, b, &layer.name)?;
-        files.extend(between(&layer.name, &before, &after)?);
+        files.extend(between(&layer.name, &layer_tree(store, a, &layer.name)?, &layer_tree(store, b, &layer.name)?)?);
     }
     Ok(files)
 }
@@ -59,7 +57,7 @@ fn difference(before: Option<&Entry>, after: Option<&Entry>) -> Result<Option<St
         // Nearly all files are equal, and need no second look.
         if !lines.is_empty()
             && let (Kind::File(old), Kind::File(new)) = (&before.kind, &after.kind)
-            && let Some(at) = first_difference(&bytes(old)?, &bytes(new)?)
+            && let Some(at) = first_difference(&old.bytes()?, &new.bytes()?)
         {
             if lines.concat().lines().count() > LINES {
                 lines.clear();

@@ -14,16 +14,21 @@ pub(super) const DIRENT: usize = 12;
 /// What stands between a compressed file's inode and the list of its blocks: settings, and room that older kernels used.
 pub(super) const MAP_HEADER: usize = 16;
 
-const MAGIC: u32 = 0xe0f5_e1e2;
+/// What stands before an inode's extended attributes.
+pub(super) const XATTR_HEADER: usize = 12;
+/// The attribute by which overlayfs knows a directory that hides lower ones.
+pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
+
+pub(super) const MAGIC: u32 = 0xe0f5_e1e2;
 /// The superblock has a checksum; inodes have times of their own.
 const COMPATIBLE_FEATURES: u32 = 0x1 | 0x2;
 /// Compressed bytes end where their last block ends; settings of the compression; one cluster is many blocks; packed files.
-const INCOMPATIBLE_FEATURES: u32 = 0x1 | 0x2 | 0x20;
+pub(super) const INCOMPATIBLE_FEATURES: u32 = 0x1 | 0x2 | 0x20;
 const ZSTD: u16 = 3;
 /// An inode of the long form.
-const LONG: u16 = 1;
+pub(super) const LONG: u16 = 1;
 /// The address of data that has no block.
-const NOWHERE: u32 = u32::MAX;
+pub(super) const NOWHERE: u32 = u32::MAX;
 
 /// How an inode's data are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +62,8 @@ pub(super) struct InodeRecord {
 impl InodeRecord {
     pub(super) fn bytes(&self) -> [u8; INODE] {
         let mut bytes = [0; INODE];
-        // The header of 12 bytes counts as one.
-        let xattrs = if self.xattrs == 0 { 0 } else { ((self.xattrs - 12) / 4 + 1) as u16 };
+        // The header counts as one.
+        let xattrs = if self.xattrs == 0 { 0 } else { ((self.xattrs - XATTR_HEADER) / 4 + 1) as u16 };
         put(&mut bytes, 0, &(LONG | (self.layout as u16) << 1).to_le_bytes());
         put(&mut bytes, 2, &xattrs.to_le_bytes());
         put(&mut bytes, 4, &self.mode.to_le_bytes());
@@ -86,11 +91,15 @@ pub(super) fn fragment(offset: u64) -> [u8; 8] {
     (offset | 1 << 63).to_le_bytes()
 }
 
+/// A list's entry for a block that is stored as it is, for the first of an extent, for those that follow it.
+pub(super) const RAW: u16 = 0;
+pub(super) const HEAD: u16 = 1;
+const FOLLOWER: u16 = 2;
+/// Marks the first follower's number as that of stored blocks.
+pub(super) const STORED: u16 = 1 << 11;
+
 /// A list's entries for an extent that holds `blocks` blocks of the file, compressed to `stored` blocks from `address` on.
 pub(super) fn compressed_extent(list: &mut Vec<u8>, address: u32, blocks: usize, stored: usize) {
-    const HEAD: u16 = 1;
-    const FOLLOWER: u16 = 2;
-    const STORED: u16 = 1 << 11;
     entry(list, HEAD, address.to_le_bytes());
     for index in 1..blocks {
         // The first that follows says how many blocks are stored; the others, how far the head is. All say how far the next is.
@@ -103,7 +112,6 @@ pub(super) fn compressed_extent(list: &mut Vec<u8>, address: u32, blocks: usize,
 
 /// A list's entries for blocks that are stored as they are.
 pub(super) fn raw_extent(list: &mut Vec<u8>, address: u32, blocks: usize) {
-    const RAW: u16 = 0;
     (0..blocks).for_each(|index| entry(list, RAW, (address + index as u32).to_le_bytes()));
 }
 
@@ -139,12 +147,14 @@ pub(super) fn directory<'a>(entries: impl Iterator<Item = (&'a str, u64, u8)>) -
     data
 }
 
+/// What attributes' names begin with, and its number.
+pub(super) const PREFIXES: [(&str, u8); 5] =
+    [("user.", 1), ("system.posix_acl_access", 2), ("system.posix_acl_default", 3), ("trusted.", 4), ("security.", 6)];
+
 /// Extended attributes as they stand behind an inode; nothing where there are none. `None`: one has a name that the format
 /// does not know, or is too long.
 pub(super) fn xattrs<'a>(attributes: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<Vec<u8>> {
-    const PREFIXES: [(&str, u8); 5] =
-        [("user.", 1), ("system.posix_acl_access", 2), ("system.posix_acl_default", 3), ("trusted.", 4), ("security.", 6)];
-    let mut bytes = vec![0; 12];
+    let mut bytes = vec![0; XATTR_HEADER];
     for (name, value) in attributes {
         let (rest, prefix) = PREFIXES.iter().find_map(|(prefix, index)| Some((name.strip_prefix(prefix)?, *index)))?;
         bytes.push(u8::try_from(rest.len()).ok()?);
@@ -154,7 +164,7 @@ pub(super) fn xattrs<'a>(attributes: impl Iterator<Item = (&'a str, &'a [u8])>) 
         bytes.extend(value);
         bytes.resize(bytes.len().next_multiple_of(4), 0);
     }
-    Some(if bytes.len() == 12 { Vec::new() } else { bytes })
+    Some(if bytes.len() == XATTR_HEADER { Vec::new() } else { bytes })
 }
 
 /// What the superblock says.

@@ -13,12 +13,12 @@
 use super::WINDOW;
 use super::format::{BLOCK, compressed_extent, raw_extent};
 use super::write::Inode;
-use crate::base::error::{Context, Error, Result};
-use crate::base::{fs, parallel};
-use crate::layer::tree::Content;
+use crate::base::error::{Context, Result};
+use crate::base::parallel;
+use crate::layer::content::Content;
 use crate::model::release::Compression;
 use std::cell::RefCell;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 
 /// Bytes of a file that are compressed at once. `docs/decisions/002-layer-filesystem.md` has the sizes and times of others.
 const EXTENT: usize = WINDOW;
@@ -80,8 +80,7 @@ fn flat(inodes: &mut [Inode<'_>], out: &mut impl Write) -> Result<usize> {
     let mut blocks = 0;
     for inode in inodes {
         if let Some(content) = inode.content() {
-            let bytes = read(content, 0, content.size())?;
-            blocks += flat_one(inode, bytes, 1 + blocks, out)?;
+            blocks += flat_one(inode, content.bytes()?.into_owned(), 1 + blocks, out)?;
         }
         if let Some(target) = inode.target() {
             blocks += flat_one(inode, target.to_vec(), 1 + blocks, out)?;
@@ -144,7 +143,7 @@ fn compressed(inodes: &mut [Inode<'_>], out: &mut impl Write) -> Result<(usize, 
         let Some(content) = inode.content() else { continue };
         let size = content.size();
         if size <= BEHIND && inode.has_room(size as usize) {
-            inode.stored = Stored::Flat { block: None, tail: read(content, 0, size)? };
+            inode.stored = Stored::Flat { block: None, tail: content.bytes()?.into_owned() };
         } else if size <= PACKED {
             inode.stored = Stored::Packed(packed);
             packed = pack(content, packed, &mut packing, &mut turns);
@@ -230,7 +229,7 @@ impl Turn<'_> {
     fn compress(&self) -> Result<Vec<Extent>> {
         let mut bytes = Vec::with_capacity(TURN as usize);
         for piece in &self.pieces {
-            bytes.extend(read(piece.content, piece.from, piece.length)?);
+            bytes.extend_from_slice(&piece.content.part(piece.from, piece.length)?);
         }
         bytes.chunks(EXTENT).map(extent).collect()
     }
@@ -258,23 +257,4 @@ fn extent(bytes: &[u8]) -> Result<Extent> {
     let mut stored = bytes.to_vec();
     stored.resize(blocks * BLOCK, 0);
     Ok(Extent { blocks, compressed: false, bytes: stored })
-}
-
-fn read(content: &Content, from: u64, length: u64) -> Result<Vec<u8>> {
-    match content {
-        Content::Bytes(bytes) => Ok(bytes[from as usize..(from + length) as usize].to_vec()),
-        Content::OnDisk(path, size) => {
-            let what = || format!("reading {}", path.display());
-            let mut bytes = Vec::with_capacity(length as usize);
-            let mut file = fs::open(path)?;
-            if from > 0 {
-                file.seek(SeekFrom::Start(from)).doing(what)?;
-            }
-            file.take(length).read_to_end(&mut bytes).doing(what)?;
-            if bytes.len() as u64 != length {
-                return Err(Error::new(format!("it had {size} bytes, and has {}", from + bytes.len() as u64)).doing(what()));
-            }
-            Ok(bytes)
-        }
-    }
 }

@@ -3,10 +3,12 @@
 use super::format::SUPERBLOCK;
 use super::*;
 use crate::base::path::RelPath;
+use crate::base::error::Result;
 use crate::base::tool::Tool;
 use crate::layer::times::Times;
 use crate::layer::tree::{Content, Entry, Kind, Tree};
 use crate::model::release::Compression;
+use std::path::Path;
 
 const EPOCH: i64 = 1_700_000_000;
 const BOTH: [Compression; 2] = [Compression::None, Compression::Zstd];
@@ -76,11 +78,24 @@ fn tree() -> Tree {
 fn read(root: &Path) -> Tree {
     let mut tree = Tree::default();
     for (path, entry) in Tree::settle(root, None, &Times::KEPT).unwrap().iter() {
-        let kind = match &entry.kind {
-            Kind::File(Content::OnDisk(file, _)) => Kind::File(Content::Bytes(std::fs::read(file).unwrap())),
-            other => other.clone(),
-        };
-        tree.insert(path.clone(), Entry { kind, ..entry.clone() });
+        tree.insert(path.clone(), in_memory(entry));
+    }
+    tree
+}
+
+fn in_memory(entry: &Entry) -> Entry {
+    let kind = match &entry.kind {
+        Kind::File(content) => Kind::File(Content::Bytes(content.bytes().unwrap().into_owned())),
+        other => other.clone(),
+    };
+    Entry { kind, ..entry.clone() }
+}
+
+/// The tree as this program reads it back.
+fn read_back(image: &Path) -> Tree {
+    let mut tree = Tree::default();
+    for (path, entry) in super::tree(image).unwrap().iter() {
+        tree.insert(path.clone(), in_memory(entry));
     }
     tree
 }
@@ -130,6 +145,58 @@ fn the_kernel_reads_back_the_same_tree() {
         std::fs::write(folder.path().join("image"), written(&tree(), compression)).unwrap();
         shell(folder.path(), "mkdir at by-kernel; mount -t erofs -o loop,ro image at; cp -a at/. by-kernel").unwrap();
         assert_eq!(different(&read(&folder.path().join("by-kernel")), &shown(&tree())), [""; 0]);
+    }
+}
+
+#[test]
+fn this_program_reads_back_the_same_tree() {
+    for compression in BOTH {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        std::fs::write(&image, written(&tree(), compression)).unwrap();
+        assert_eq!(different(&read_back(&image), &shown(&tree())), [""; 0]);
+    }
+}
+
+#[test]
+fn any_part_of_a_stored_file_is_that_of_the_file() {
+    for compression in BOTH {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        std::fs::write(&image, written(&tree(), compression)).unwrap();
+        let (stored, tree) = (super::tree(&image).unwrap(), tree());
+        for (path, from, length) in [
+            ("mixed", 524_287, 2),
+            ("mixed", 1_048_576, 1_000_000),
+            ("lengths/2097153", 2_097_152, 1),
+            ("noise/5000000", 600_000, 3_000_000),
+            ("lengths/8129", 8127, 2),
+            ("lengths/262144", 100, 262_000),
+            ("lengths/0", 0, 0),
+        ] {
+            let part = |tree: &Tree| match &tree.get(&path.parse().unwrap()).unwrap().kind {
+                Kind::File(content) => content.part(from, length).unwrap().into_owned(),
+                other => panic!("{other:?}"),
+            };
+            assert!(part(&stored) == part(&tree), "{path} from {from} on, {length} bytes, {compression:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_filesystem_of_this_program_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    let mut damaged = written(&tree(), Compression::Zstd);
+    damaged[SUPERBLOCK + 64] ^= 1;
+    for (bytes, cause) in [
+        (vec![0; 100], "reading its first block: failed to fill whole buffer"),
+        (vec![0; 8192], "it is none, or none that this program writes\n  next: build the image again with this version"),
+        (damaged, "it is none, or none that this program writes\n  next: build the image again with this version"),
+    ] {
+        std::fs::write(&image, bytes).unwrap();
+        let expected = format!("reading the filesystem {}: {cause}", image.display());
+        assert_eq!(super::tree(&image).unwrap_err().to_string(), expected);
     }
 }
 

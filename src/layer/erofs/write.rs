@@ -177,7 +177,7 @@ impl<'a> Inode<'a> {
             Kind::Symlink(target) => target.len() as u64,
             _ => 0,
         };
-        let opaque = matches!(entry.kind, Kind::Directory { opaque: true }).then_some(("trusted.overlay.opaque", &b"y"[..]));
+        let opaque = matches!(entry.kind, Kind::Directory { opaque: true }).then_some((format::OPAQUE, &b"y"[..]));
         let attributes = entry.xattrs.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
         Some(Self { xattrs: format::xattrs(attributes.chain(opaque))?, ..Self::new(entry, size, Stored::Nothing) })
     }
