@@ -13,8 +13,13 @@ pub fn cores() -> usize {
 /// error of a thread that panicked.
 ///
 /// # Errors
-/// That of one of them. The others are done all the same.
-pub fn each<T: Sync, R: Send>(all: &[T], threads: usize, what: &str, work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+/// That of the first of them that fails, the same one each time; none is begun after it is known that one failed.
+pub fn each<'t, T: Sync, R: Send>(
+    all: &'t [T],
+    threads: usize,
+    what: &str,
+    work: impl Fn(&'t T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
     let panicked = || Error::new(format!("{what} panicked"));
     let queue = Mutex::new(all.iter().enumerate());
     let results = Mutex::new(BTreeMap::new());
@@ -22,7 +27,11 @@ pub fn each<T: Sync, R: Send>(all: &[T], threads: usize, what: &str, work: impl 
         loop {
             let next = queue.lock().map_err(|_| panicked())?.next();
             let Some((position, item)) = next else { return Ok(()) };
-            let result = work(item)?;
+            let result = work(item);
+            if result.is_err() {
+                // All before it have been begun, and end.
+                queue.lock().map_err(|_| panicked())?.by_ref().for_each(drop);
+            }
             results.lock().map_err(|_| panicked())?.insert(position, result);
         }
     };
@@ -31,7 +40,7 @@ pub fn each<T: Sync, R: Send>(all: &[T], threads: usize, what: &str, work: impl 
         one()?;
         others.into_iter().try_for_each(|other| other.join().map_err(|_| panicked())?)
     })?;
-    Ok(results.into_inner().map_err(|_| panicked())?.into_values().collect())
+    results.into_inner().map_err(|_| panicked())?.into_values().collect()
 }
 
 /// Does `work` to each of `all`, so many at a time, and gives each result to `sink`, in order, on this thread. No more than a few
@@ -168,10 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_one_is_the_error_of_all() {
-        let work = |one: &u32| if *one == 7 { Err(Error::new("seven")) } else { Ok(*one) };
-        for threads in [1, 3] {
-            assert_eq!(each(&[5, 7, 9], threads, "counting", work).unwrap_err().to_string(), "seven");
+    fn the_first_that_fails_gives_the_error_of_all_also_where_a_later_one_fails_before() {
+        let work = |one: &u64| {
+            // The second is the last to fail, however many threads there are.
+            std::thread::sleep(std::time::Duration::from_millis(if *one == 7 { 50 } else { 0 }));
+            if *one < 7 { Ok(*one) } else { Err(Error::new(one.to_string())) }
+        };
+        for threads in [1, 2, 5] {
+            assert_eq!(each(&[5, 7, 9, 8], threads, "counting", work).unwrap_err().to_string(), "7");
         }
     }
 }

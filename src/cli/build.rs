@@ -3,10 +3,11 @@
 use super::report::Steps;
 use super::session::{RoleFiles, Session, write_lock};
 use super::{Global, check, fetch, media, plan, print_json, unlock};
-use crate::base::error::{Context, Error, Result};
+use crate::base::digest::Digest;
+use crate::base::error::Result;
 use crate::base::name::Role;
 use crate::image::artifact::{Artifact, Format, Maker};
-use crate::image::build::{Builder, Parts, Watch, tools};
+use crate::image::build::{Builder, NodeProgram, Parts, Watch, tools};
 use crate::image::check::Judged;
 use crate::image::manifest::Image;
 use crate::layer::scratch;
@@ -16,7 +17,7 @@ use crate::plan::{Package, RolePlan};
 use crate::store::{Store, WriteLock};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -140,12 +141,12 @@ impl Work<'_> {
     pub fn layers_and_checks(&self, lock: &mut ReleaseLock) -> Result<(Arc<RolePlan>, Parts, Vec<Judged>)> {
         let plan = self.fetched(lock)?;
         let scratch_folder = self.store.scratch().join(format!("roots-{}", self.files.role));
-        let memory = needs_roots(&plan, self.store)? && scratch::prepare(&scratch_folder)?;
+        let program = self.session.node_program()?;
+        let memory = needs_roots(&plan, self.store, &program.digest) && scratch::prepare(&scratch_folder)?;
         if self.global.verbose && memory {
             eprintln!("  roots are built in memory");
         }
-        let program = node_program()?;
-        let builder = self.builder(&plan, &program, &scratch_folder);
+        let builder = self.builder(&plan, program, &scratch_folder);
         let parts = builder.layers();
         if scratch_folder.exists() {
             // A mount of this process alone; the kernel would free it at the end, but the next role wants the memory.
@@ -158,7 +159,7 @@ impl Work<'_> {
         Ok((plan, parts, judged))
     }
 
-    pub fn builder<'b>(&'b self, plan: &'b RolePlan, program: &'b Path, scratch: &'b Path) -> Builder<'b> {
+    pub fn builder<'b>(&'b self, plan: &'b RolePlan, program: &'b NodeProgram, scratch: &'b Path) -> Builder<'b> {
         Builder {
             store: self.store,
             lock: self.write_lock,
@@ -201,9 +202,9 @@ pub(super) fn image(work: &Work<'_>, lock: &mut ReleaseLock) -> Result<(Arc<Role
     // Nothing is named and nothing written before every service has taken its files.
     report.refuse()?;
     let cached = parts.cached && judged.iter().all(|one| one.seconds.is_none());
-    let program = node_program()?;
-    let image = work.builder(&plan, &program, &store.scratch()).image(parts)?;
-    store.put_last(&plan.image_name(), &plan::remembered(&plan::keys(&plan)?))?;
+    let program = session.node_program()?;
+    let image = work.builder(&plan, program, &store.scratch()).image(parts)?;
+    store.put_last(&plan.image_name(), &plan::remembered(&plan::keys(&plan, &program.digest)))?;
     Ok((plan, image, cached))
 }
 
@@ -249,9 +250,8 @@ pub(super) fn artifact(work: &Work<'_>, plan: &RolePlan, maker: &Maker<'_>, form
     Ok((artifact, false))
 }
 
-fn needs_roots(plan: &RolePlan, store: &Store) -> Result<bool> {
-    let (program, _) = crate::base::digest::Digest::of_file(&node_program()?)?;
-    Ok([plan.base.clone(), plan.packages.clone(), plan.boot(&program)].iter().any(|key| store.step(&key.digest()).is_none()))
+fn needs_roots(plan: &RolePlan, store: &Store, program: &Digest) -> bool {
+    [plan.base.clone(), plan.packages.clone(), plan.boot(program)].iter().any(|key| store.step(&key.digest()).is_none())
 }
 
 /// The packages that the missing steps need.
@@ -267,16 +267,6 @@ fn missing<'a>(plan: &'a RolePlan, store: &Store) -> Result<Vec<&'a Package>> {
         wanted.extend(&plan.locked.tools);
     }
     Ok(wanted)
-}
-
-/// The program for `/init`: built with this one, and beside it.
-pub(super) fn node_program() -> Result<PathBuf> {
-    let own = std::env::current_exe().doing(|| "finding this program's own file")?;
-    let beside = own.with_file_name("ostack-node");
-    if beside.exists() {
-        return Ok(beside);
-    }
-    Err(Error::new(format!("{} is missing", beside.display())).next("install ostack-image and ostack-node into the same folder"))
 }
 
 fn summary(built: &Built, seconds: f64) {

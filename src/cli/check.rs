@@ -83,13 +83,19 @@ impl<'a> Report<'a> {
     /// # Errors
     /// As planning's.
     pub fn new(session: &'a Session, files: &RoleFiles, plan: &'a RolePlan, judged: &'a [Judged]) -> Result<Self> {
-        let mut planner = session.planner(files)?;
+        // Most checks say nothing, and to get ready for planning takes as long as all else in a build that finds everything.
+        let silent = |judged: &Judged| judged.verdict.warnings.is_empty() && judged.verdict.failure.is_none();
+        let mut planner = if judged.iter().all(silent) { None } else { Some(session.planner(files)?) };
+        let mut place = |check: &CheckStep, words: &[String]| {
+            let at_check = || Place { file: check.file.clone(), line: Some(check.line) };
+            planner.as_mut().map_or_else(at_check, |planner| planner.place(check, words))
+        };
         let mut report = |judged: &'a Judged| {
             let check = &plan.checks[judged.index];
             let verdict = &judged.verdict;
-            let warnings = verdict.warnings.iter().map(|line| planner.place(check, std::slice::from_ref(line))).collect();
+            let warnings = verdict.warnings.iter().map(|line| place(check, std::slice::from_ref(line))).collect();
             let failure = verdict.failure.as_ref().map(|failure| {
-                let place = planner.place(check, &failure.words);
+                let place = place(check, &failure.words);
                 let words: String = failure.words.iter().map(|line| format!("\n    {line}")).collect();
                 let own = (place.file != check.file || place.line != Some(check.line))
                     .then(|| format!("; the check is in {}:{}", check.file.display(), check.line));

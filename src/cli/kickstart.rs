@@ -1,6 +1,6 @@
 //! `ostack-image kickstart`: the bundle for Anaconda.
 
-use super::build::{self, Work, node_program};
+use super::build::{self, Work};
 use super::report::Steps;
 use super::session::{Session, write_lock};
 use super::{Global, netboot, print_json, unlock};
@@ -96,7 +96,7 @@ fn write(global: &Global, session: &Session, nodes: &[&Node], liveimg: bool, hel
     let spec = session.project.kickstart()?;
     let mut bundle = Bundle::new(&spec, values(session, held)?, epoch);
     let mut roots = if liveimg { roots(global, session, nodes)? } else { BTreeMap::new() };
-    let program = bundle.program(&node_program()?)?;
+    let program = bundle.program(&session.node_program()?.path)?;
     for role in Role::ALL {
         let of_role: Vec<&&Node> = nodes.iter().filter(|node| node.role == role).collect();
         if of_role.is_empty() {

@@ -1,7 +1,7 @@
 //! What `build --format iso` and `netboot` share: the roots of loaders and tools, and the medium itself.
 
 use super::build::Work;
-use super::{build, fetch};
+use super::fetch;
 use crate::base::digest::Blob;
 use crate::base::error::Result;
 use crate::deploy::describe::describe;
@@ -32,8 +32,7 @@ pub(super) fn roots(work: &Work<'_>, plan: &RolePlan, lock: &mut ReleaseLock) ->
 
 /// The archive with the drivers that an installer has besides those of the role's initrd.
 pub(super) fn drivers(work: &Work<'_>, plan: &RolePlan) -> Result<Blob> {
-    let program = build::node_program()?;
-    work.builder(plan, &program, &work.store.scratch().join("installer")).installer()
+    work.builder(plan, work.session.node_program()?, &work.store.scratch().join("installer")).installer()
 }
 
 /// Writes the role's medium.

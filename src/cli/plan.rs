@@ -1,7 +1,8 @@
 //! `ostack-image plan`: what would be built, what is there already, and why.
 
 use super::session::Session;
-use super::{Global, build, print_json};
+use super::{Global, print_json};
+use crate::base::digest::Digest;
 use crate::base::error::Result;
 use crate::base::name::Role;
 use crate::plan::{Key, RolePlan};
@@ -33,7 +34,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let files = session.role(options.role)?;
     let plan = session.plan(files, &session.release_lock()?)?;
     let store = session.store()?;
-    let keys = keys(&plan)?;
+    let keys = keys(&plan, &session.node_program()?.digest);
     let last = store.last(&plan.image_name());
     let lines: Vec<Line> = keys
         .iter()
@@ -69,14 +70,13 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 }
 
 /// Every step's key, in the order in which they are built.
-pub(super) fn keys(plan: &RolePlan) -> Result<Vec<Key>> {
-    let (program, _) = crate::base::digest::Digest::of_file(&build::node_program()?)?;
-    let mut keys = vec![plan.tools.clone(), plan.base.clone(), plan.boot(&program), plan.packages.clone()];
+pub(super) fn keys(plan: &RolePlan, program: &Digest) -> Vec<Key> {
+    let mut keys = vec![plan.tools.clone(), plan.base.clone(), plan.boot(program), plan.packages.clone()];
     keys.extend(plan.overlays.iter().map(|step| step.key.clone()));
-    keys.push(plan.agent(&program));
+    keys.push(plan.agent(program));
     keys.extend(plan.lint.clone());
     keys.extend(plan.checks.iter().map(|check| check.key.clone()));
-    Ok(keys)
+    keys
 }
 
 fn is_cached(store: &Store, key: &Key) -> bool {

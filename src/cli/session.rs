@@ -1,8 +1,9 @@
 //! What most verbs begin with: the user's files, read and checked, and the plan made from them.
 
 use super::Global;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Context, Error, Result};
 use crate::base::name::{PackageName, Role, Word};
+use crate::image::build::NodeProgram;
 use crate::layer::scratch;
 use crate::lock::mirror::Mirrors;
 use crate::lock::{Lock, ReleaseLock};
@@ -17,7 +18,7 @@ use crate::plan::{self, Inputs, Locked, Package, Planner, RolePlan};
 use crate::store::{Store, WriteLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A site and the release it is used with.
 pub(super) struct Session {
@@ -38,6 +39,7 @@ pub(super) struct Session {
     mirrors: BTreeMap<Word, String>,
     /// What has been planned, with the lock that it was planned for.
     plans: Mutex<BTreeMap<Role, (ReleaseLock, Arc<RolePlan>)>>,
+    program: OnceLock<NodeProgram>,
 }
 
 /// A role's recipe and overlays.
@@ -64,7 +66,8 @@ impl Session {
         for role in project.roles() {
             let recipe = project.recipe(role)?;
             let recipe_file = project.recipe_path(role);
-            let overlays = project.overlays(&recipe, &recipe_file)?;
+            let known: Vec<&LoadedOverlay> = roles.iter().flat_map(|files: &RoleFiles| &files.overlays).collect();
+            let overlays = project.overlays_with(&recipe, &recipe_file, &known)?;
             roles.push(RoleFiles { role, recipe, recipe_file, overlays });
         }
         let secrets = plan::secrets::declared(roles.iter().flat_map(|files: &RoleFiles| &files.overlays))?;
@@ -96,6 +99,7 @@ impl Session {
             warnings,
             mirrors,
             plans: Mutex::default(),
+            program: OnceLock::new(),
         })
     }
 
@@ -177,6 +181,21 @@ impl Session {
             options: &self.options,
             secrets: &self.secrets,
         })
+    }
+
+    /// The program for `/init`: built with this one, and beside it.
+    pub fn node_program(&self) -> Result<&NodeProgram> {
+        if let Some(program) = self.program.get() {
+            return Ok(program);
+        }
+        let own = std::env::current_exe().doing(|| "finding this program's own file")?;
+        let beside = own.with_file_name("ostack-node");
+        if !beside.exists() {
+            return Err(Error::new(format!("{} is missing", beside.display()))
+                .next("install ostack-image and ostack-node into the same folder"));
+        }
+        let program = NodeProgram::of(beside)?;
+        Ok(self.program.get_or_init(|| program))
     }
 
     /// A role's plan; made once for the same lock, because rendering takes longer than a build that finds everything.

@@ -97,7 +97,7 @@ fn gc(global: &Global, store: &Store) -> Result<()> {
         count += 1;
         freed += size;
     }
-    for path in [fs::sorted_dir(&store.unpacked())?, fs::sorted_dir(&store.kept())?].concat() {
+    for path in [fs::sorted_dir(&store.unpacked())?, fs::sorted_dir(&store.kept())?, fs::sorted_dir(&store.again())?].concat() {
         let what = || format!("removing {}", path.display());
         if path.is_dir() {
             // A killed build's.

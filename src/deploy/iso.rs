@@ -18,9 +18,9 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::image::artifact::{Maker, mkimage};
 use crate::image::esp::{self, EspFile};
-use crate::image::extent;
 use crate::image::grub::MkImage;
 use crate::image::initrd;
+use crate::image::{copy, extent};
 use crate::layer::sandbox::Sandbox;
 use crate::model::install::{FORMAT, INSTALL_ARGUMENT, Kind, MEDIUM_VOLUME, Machine, ORDERS, Orders, Source};
 use crate::model::iso::IsoSpec;
@@ -95,7 +95,7 @@ impl Iso<'_> {
         let made = out.join("medium.iso");
         let (digest, size) = Digest::of_file(&made)?;
         let new = fs::temporary_beside(file)?;
-        extent::copy_range(&fs::open(&made)?, 0, new.as_file(), 0, size)?;
+        copy::copy_range(&fs::open(&made)?, 0, new.as_file(), 0, size)?;
         fs::persist(new, file, 0o644)?;
         Ok((digest, size))
     }

@@ -16,7 +16,7 @@ use crate::base::digest::{Blob, Digest};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::image::artifact::mkimage;
-use crate::image::extent::copy_range;
+use crate::image::copy::copy_range;
 use crate::image::grub::MkImage;
 use crate::image::initrd;
 use crate::model::install::{FORMAT, INSTALL_ARGUMENT, Kind, Machine, ORDERS, Orders, Source};

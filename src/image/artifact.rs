@@ -3,6 +3,7 @@
 //! An artifact is a pure function of the manifest, the disk's settings and the tools, so it lies in no store: it is
 //! written straight to the output folder, by rename, with a note beside it of what it was made from.
 
+use super::build::output;
 use super::disk::{self, Disk};
 use super::extent;
 use super::grub::MkImage;
@@ -15,8 +16,9 @@ use crate::base::fs;
 use crate::layer::sandbox::Sandbox;
 use crate::model::disk::DiskSpec;
 use crate::plan::{Key, version};
-use crate::store::Store;
+use crate::store::{Record, Store};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -125,7 +127,7 @@ impl Maker<'_> {
         };
         // A damaged layer must not reach a disk: its digest is checked while the other core hashes and copies.
         let digest = std::thread::scope(|scope| {
-            let check = scope.spawn(|| layers.iter().try_for_each(|layer| self.store.verify(&layer.digest)));
+            let check = scope.spawn(|| layers.iter().try_for_each(|layer| self.store.verify_again(&layer.digest)));
             let digest = write()?;
             check.join().map_err(|_| Error::new("checking layers panicked"))??;
             Ok::<_, Error>(digest)
@@ -145,6 +147,23 @@ impl Maker<'_> {
         let note = note_of(&path, self.key(format).digest(), digest)?;
         fs::write_atomic(&note_path(&path), &serde_json::to_vec(&note).doing(|| "writing the artifact's note")?)?;
         Ok(Artifact { format: format.as_str().to_string(), size: note.size, path, digest })
+    }
+
+    /// What `grub-mkimage` makes, which is the same for every image: made once per version of GRUB.
+    fn grub(&self, tools: &Path, request: &MkImage) -> Result<Vec<u8>> {
+        let key = Key::new(&format!("grub {}", request.format), version::GRUB)
+            .with("tools", self.tools_key)
+            .with("prefix", &request.prefix)
+            .with("configuration", &request.config)
+            .with("modules", request.modules.join(" "));
+        if let Some(record) = self.store.step(&key.digest()) {
+            return self.store.read(&output(&record, "core")?.digest);
+        }
+        let core = mkimage(tools, &self.store.scratch(), request)?;
+        let outputs = BTreeMap::from([("core".to_string(), self.store.put_bytes(&core)?)]);
+        let record = Record { step: key.step.clone(), inputs: key.shown(), outputs, ..Record::default() };
+        self.store.put_step(&key.digest(), &record)?;
+        Ok(core)
     }
 
     /// The image's layers as files of the store.
@@ -176,7 +195,7 @@ impl Maker<'_> {
     ) -> Result<R> {
         let image = self.image;
         let boot_img = fs::read(&tools.join("usr/lib/grub/i386-pc/boot.img"))?;
-        let mkimage = |request: &MkImage| mkimage(tools, &self.store.scratch(), request);
+        let mkimage = |request: &MkImage| self.grub(tools, request);
         then(&Disk {
             image: image.manifest.digest,
             role: &image.role,

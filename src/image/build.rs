@@ -58,6 +58,26 @@ impl Parts {
     }
 }
 
+/// The program that is `/init` in the initrd, and does a node's work after it.
+#[derive(Debug)]
+pub struct NodeProgram {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is.
+    pub digest: Digest,
+}
+
+impl NodeProgram {
+    /// The program in this file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of(path: PathBuf) -> Result<Self> {
+        let (digest, _) = Digest::of_file(&path)?;
+        Ok(Self { path, digest })
+    }
+}
+
 /// Builds one role's image.
 pub struct Builder<'a> {
     /// Where results go.
@@ -71,7 +91,7 @@ pub struct Builder<'a> {
     /// The release it is planned for.
     pub release: &'a Release,
     /// The program that becomes `/init`.
-    pub node_program: &'a Path,
+    pub node_program: &'a NodeProgram,
     /// Who hears of it.
     pub watch: &'a dyn Watch,
 }
@@ -83,8 +103,8 @@ impl Builder<'_> {
     /// A step fails. Steps that ended before stay in the store.
     pub fn layers(&self) -> Result<Parts> {
         let plan = self.plan;
-        let (program, _) = Digest::of_file(self.node_program)?;
-        let boot_key = plan.boot(&program);
+        let program = &self.node_program.digest;
+        let boot_key = plan.boot(program);
         let mut cached = true;
         let (base, packages, boot) = match (self.found(&plan.base), self.found(&plan.packages), self.found(&boot_key)) {
             (Some(base), Some(packages), Some(boot)) => (base, packages, boot),
@@ -105,12 +125,12 @@ impl Builder<'_> {
             layers.push(layer(step.name.as_str(), "overlay", &record)?);
         }
         // What runs on the node is of this very build, like the initrd's init.
-        let agent_key = plan.agent(&program);
+        let agent_key = plan.agent(program);
         let agent = match self.found(&agent_key) {
             Some(record) => record,
             None => {
                 cached = false;
-                self.step(&agent_key, || self.layer_of_files(&agent(self.node_program, plan.epoch)?, "ostack-node"))?
+                self.step(&agent_key, || self.layer_of_files(&agent(&self.node_program.path, plan.epoch)?, "ostack-node"))?
             }
         };
         layers.push(layer("ostack-node", "agent", &agent)?);
@@ -137,7 +157,7 @@ impl Builder<'_> {
             lock: self.lock,
             plan: self.plan,
             layers: parts.of_packages(),
-            node_program: self.node_program,
+            node_program: &self.node_program.path,
             secrets,
             watch: self.watch,
         };
@@ -323,7 +343,7 @@ impl Builder<'_> {
         })?;
         let vmlinuz = fs::read(&root.join(pattern.as_str().replace('*', kernel)))?;
         let bytes = initrd::build(&Initrd {
-            node: &fs::read(self.node_program)?,
+            node: &fs::read(&self.node_program.path)?,
             root,
             kernel,
             modules: &self.plan.modules,

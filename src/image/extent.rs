@@ -1,8 +1,9 @@
 //! A file described before it is written: sorted pieces, zeros between them.
 //!
-//! The writer copies file ranges inside the kernel (on a filesystem with reflinks: without copying) while a second
-//! thread hashes the same pieces from their sources, so that the digest costs no second pass over the result.
+//! The writer copies file ranges (see `copy`) while a second thread hashes the same pieces from their sources, so that the digest
+//! costs no second pass over the result.
 
+use super::copy::Copier;
 use crate::base::digest::{Digest, Hasher};
 use crate::base::error::{Context, Error, Result};
 use std::fs::File;
@@ -92,7 +93,7 @@ pub fn write(path: &Path, extents: &[Extent], size: u64) -> Result<Digest> {
     file.as_file().set_len(size).doing(what)?;
     let digest = std::thread::scope(|scope| {
         let hash = scope.spawn(|| hash(extents, size));
-        copy(file.as_file(), extents).doing(what)?;
+        copy(file.as_file(), file.path(), extents).doing(what)?;
         // Here rather than at the end: the disk works while the other thread still hashes.
         file.as_file().sync_data().doing(what)?;
         hash.join().map_err(|_| Error::new("the hashing thread ended early"))?.doing(what)
@@ -146,7 +147,8 @@ fn zeros(out: &mut impl Write, mut count: u64) -> Result<()> {
     Ok(())
 }
 
-fn copy(file: &File, extents: &[Extent]) -> Result<()> {
+fn copy(file: &File, path: &Path, extents: &[Extent]) -> Result<()> {
+    let copier = Copier::new(file, path);
     for extent in extents {
         match &extent.source {
             Source::Bytes(bytes, start) => {
@@ -154,34 +156,8 @@ fn copy(file: &File, extents: &[Extent]) -> Result<()> {
             }
             Source::File(path, start) => {
                 let source = crate::base::fs::open(path)?;
-                copy_range(&source, *start, file, extent.offset, extent.length)
-                    .doing(|| format!("copying {}", path.display()))?;
+                copier.copy(&source, *start, extent.offset, extent.length).doing(|| format!("copying {}", path.display()))?;
             }
-        }
-    }
-    Ok(())
-}
-
-/// Copies `left` bytes of a file to a place of another one, shared between both where the filesystem can.
-///
-/// # Errors
-/// The source ends before, or reading or writing fails.
-pub fn copy_range(source: &File, mut from: u64, file: &File, mut to: u64, mut left: u64) -> Result<()> {
-    while left > 0 {
-        match rustix::fs::copy_file_range(source, Some(&mut from), file, Some(&mut to), left as usize) {
-            Ok(0) => return Err(Error::new("it is shorter than expected").next("build it again")),
-            Ok(count) => left -= count as u64,
-            // Another filesystem, or one that cannot: by hand.
-            Err(rustix::io::Errno::XDEV | rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
-                let mut buffer = vec![0; CHUNK];
-                while left > 0 {
-                    let part = &mut buffer[..CHUNK.min(left as usize)];
-                    source.read_exact_at(part, from).doing(|| "reading")?;
-                    file.write_all_at(part, to).doing(|| "writing")?;
-                    (from, to, left) = (from + part.len() as u64, to + part.len() as u64, left - part.len() as u64);
-                }
-            }
-            Err(error) => return Err(Error::new(error)),
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::base::bundle::STATE_PARTITION;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::gpt::{Partition, SECTOR, Table};
-use crate::image::extent;
+use crate::image::copy;
 use rustix::fs::SeekFrom;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -141,7 +141,7 @@ fn copy(source: &File, target: &File, from: u64, end: u64) -> Result<()> {
             Err(error) => return Err(Error::new(error)),
         };
         at = rustix::fs::seek(source, SeekFrom::Hole(begin)).doing(|| "finding a hole")?.min(end);
-        extent::copy_range(source, begin, target, begin, at - begin)?;
+        copy::copy_range(source, begin, target, begin, at - begin)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use crate::base::fs;
 use crate::base::tool::Tool;
 use rustix::thread::UnshareFlags;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The highest id that images have: `nobody` and `nogroup`.
 const LAST: u32 = 65534;
@@ -40,6 +41,7 @@ pub fn become_root() -> Result<()> {
     // They must be outside when they begin, and the namespace must be there.
     let users = helper("/etc/subuid", "newuidmap", user.as_raw())?;
     let groups = helper("/etc/subgid", "newgidmap", group.as_raw())?;
+    alone()?;
     // SAFETY: the process has one thread and shares no file descriptors table.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) }.doing(|| "making a user namespace").map_err(|error| {
         error.next(
@@ -50,6 +52,16 @@ pub fn become_root() -> Result<()> {
     let what = || format!("giving {name} the ids of an image's files");
     users.go().doing(what)?;
     groups.go().doing(what)
+}
+
+/// Waits until the kernel has done with threads that have ended: it counts them for a moment after they have been joined, and gives
+/// no user namespace to a process that has several.
+fn alone() -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(5);
+    while fs::sorted_dir(Path::new("/proc/self/task"))?.len() > 1 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Whether this process's root is not the machine's: it makes no device nodes, and overlayfs keeps its notes elsewhere.

@@ -190,9 +190,21 @@ impl Project {
     /// # Errors
     /// With file, line and what to write; a name without a folder is the recipe's error.
     pub fn overlays(&self, recipe: &Recipe, recipe_path: &Path) -> Result<Vec<LoadedOverlay>> {
+        self.overlays_with(recipe, recipe_path, &[])
+    }
+
+    /// The same. What is in `known` has been loaded for another recipe and is copied.
+    ///
+    /// # Errors
+    /// As [`Self::overlays`].
+    pub fn overlays_with(&self, recipe: &Recipe, recipe_path: &Path, known: &[&LoadedOverlay]) -> Result<Vec<LoadedOverlay>> {
         let mut overlays = Vec::with_capacity(recipe.overlays.len());
         let shared = templates(&self.root.join("recipes/templates"))?;
         for (name, line) in &recipe.overlays {
+            if let Some(overlay) = known.iter().find(|known| known.name == *name) {
+                overlays.push((*overlay).clone());
+                continue;
+            }
             let folder = self.root.join("overlays").join(name.as_str());
             let path = folder.join("overlay.toml");
             if !path.exists() {

@@ -52,6 +52,8 @@ pub mod version {
     pub const LINT: u32 = 1;
     /// The disk's layout and boot loader.
     pub const DISK: u32 = 1;
+    /// The boot loader's images.
+    pub const GRUB: u32 = 1;
 }
 
 /// Everything that a step's output depends on.

@@ -7,6 +7,7 @@ use super::secrets::SecretNames;
 use super::{Locked, ports};
 use crate::base::error::{Error, Result};
 use crate::base::name::Role;
+use crate::base::parallel;
 use crate::base::path::RelPath;
 use crate::model::load::LoadedOverlay;
 use crate::model::overlay::Scope;
@@ -40,12 +41,12 @@ impl<'a> Planner<'a> {
     /// A parameter, an account, a template's syntax or a list of ports; with file and line.
     pub fn new(inputs: Inputs<'a>) -> Result<Self> {
         let accounts = Accounts::new(inputs.release, inputs.overlays)?;
-        let mut overlays = Vec::with_capacity(inputs.overlays.len());
-        for overlay in inputs.overlays {
+        // Most of a plan's time goes into parsing templates.
+        let overlays = parallel::each(inputs.overlays, parallel::cores(), "parsing templates", |overlay| {
             let values = context::parameters(overlay, inputs.recipe, inputs.recipe_file, inputs.site, inputs.site_file)?;
             let values = serde_json::to_value(values).map_err(|error| Error::new(error).doing("reading parameters"))?;
-            overlays.push(Prepared::new(overlay, inputs.release_name, values)?);
-        }
+            Prepared::new(overlay, inputs.release_name, values)
+        })?;
         let mut values = context::of_role(inputs.site, inputs.role, inputs.release_name, inputs.options);
         let ports = ports::of_role(&overlays, inputs.release_name, &mut values)?;
         let ports = serde_json::to_value(ports).map_err(|error| Error::new(error).doing("reading ports"))?;

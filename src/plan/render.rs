@@ -10,16 +10,17 @@ use super::names;
 use crate::base::error::{Error, Result};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
 const LANGUAGE: &str = "correct it; what templates can say is in https://keats.github.io/tera/docs";
 
-/// The templates of one overlay, parsed.
+/// The templates of one overlay, parsed; of the shared ones those that it uses, because each overlay has all of them.
 pub struct Templates<'a> {
     tera: tera::Tera,
     texts: Cow<'a, BTreeMap<String, String>>,
+    used: BTreeSet<String>,
     folder: &'a Path,
 }
 
@@ -101,12 +102,13 @@ impl<'a> Templates<'a> {
             Err(tera::Error::msg("a template cannot read the environment"))
         });
         tera.register_function("secret", secret);
+        let used = used(&texts);
         // All at once: one may use another whatever their names are.
-        tera.add_raw_templates(texts.iter()).map_err(|error| {
+        tera.add_raw_templates(texts.iter().filter(|(name, _)| used.contains(*name))).map_err(|error| {
             let name = quoted(&error.to_string()).unwrap_or_default().to_string();
             syntax(&error, &file_of(folder, &name))
         })?;
-        Ok(Self { tera, texts, folder })
+        Ok(Self { tera, texts, used, folder })
     }
 
     /// Renders one template.
@@ -120,6 +122,13 @@ impl<'a> Templates<'a> {
             return Err(
                 Error::new(format!("there is no template {}", file.display())).next(format!("use one of: {}", known.join(", ")))
             );
+        }
+        if !self.used.contains(name) {
+            // A shared one that is a file by itself.
+            let text = format!("{{% include \"{name}\" %}}");
+            let texts = self.texts.iter().map(|(name, text)| (name.clone(), text.clone()));
+            let texts = texts.chain([(TEXT.to_string(), text)]).collect();
+            return Templates::of(Cow::Owned(texts), self.folder)?.render(TEXT, values);
         }
         self.tera.render(name, values.tera()).map_err(|error| self.explain(&error, name, values))
     }
@@ -162,7 +171,7 @@ impl<'a> Templates<'a> {
     /// # Errors
     /// With the template's line and the names that are there.
     pub fn check(&self, values: &Values) -> Result<()> {
-        for (name, text) in self.texts.iter() {
+        for (name, text) in self.texts.iter().filter(|(name, _)| self.used.contains(*name)) {
             if let Some((line, missing)) = names::missing(text, values)
                 // An overlay that includes a shared template gives it its parameters; others need not.
                 && !(name.starts_with(SHARED) && missing.starts_with("param."))
@@ -204,6 +213,19 @@ fn secret(arguments: &HashMap<String, tera::Value>) -> tera::Result<tera::Value>
 
 /// What separates cause and remedy in the message of a template's own `throw(message="cause; next: remedy")`.
 const REMEDY: &str = "; next: ";
+
+/// The names of templates without the shared ones that no other names.
+fn used(texts: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let (mut unused, mut used): (Vec<&String>, Vec<&String>) = texts.keys().partition(|name| name.starts_with(SHARED));
+    let mut at = 0;
+    while let Some(text) = used.get(at).map(|name| &texts[*name]) {
+        let (found, rest) = unused.into_iter().partition(|name| text.contains(name.as_str()));
+        unused = rest;
+        used.extend::<Vec<_>>(found);
+        at += 1;
+    }
+    used.into_iter().cloned().collect()
+}
 
 /// Templates that every overlay has lie in `recipes/templates/` and are included as `shared/NAME`.
 const SHARED: &str = "shared/";
@@ -315,6 +337,28 @@ mod tests {
             Templates::parse(&texts, Path::new("")).unwrap().render("a.tera", &Values::new(serde_json::Map::new())).unwrap(),
             "said once"
         );
+    }
+
+    #[test]
+    fn a_shared_template_is_read_where_another_names_it_or_a_file_is_made_of_it() {
+        let texts = BTreeMap::from(
+            [
+                ("a.tera", "{% include \"shared/one\" %}"),
+                ("shared/one", "1{% include \"shared/two\" %}"),
+                ("shared/two", "2"),
+                ("shared/other", "other"),
+                ("shared/wrong", "{% if %}"),
+            ]
+            .map(|(name, text)| (name.to_string(), text.to_string())),
+        );
+        let with = |texts: &BTreeMap<String, String>, name: &str| {
+            Templates::parse(texts, Path::new("overlays/x/templates"))
+                .and_then(|templates| templates.render(name, &Values::new(serde_json::Map::new())))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(with(&texts, "a.tera").unwrap(), "12");
+        assert_eq!(with(&texts, "shared/other").unwrap(), "other");
+        assert!(with(&texts, "shared/wrong").unwrap_err().starts_with("recipes/templates/wrong:1: "));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!         ostack/last/<release>-<role>  the inputs of that image's last build: why a step runs again
 //!         ostack/tools/<64 digits>/     unpacked tool packages, by the digest of their list
 //!         ostack/unpacked/              packages without their compression
+//!         ostack/blake3/                what blobs that were checked are by a faster digest, see `again`
 //!         ostack/kept/                  what helpers make of packages, such as compiled Python
 //!         ostack/partial/<64 digits>    a download under way
 //!         ostack/scratch/               work in progress; emptied by the next build
@@ -19,6 +20,7 @@
 //! appears after its outputs. A killed build leaves only scratch and partial files behind.
 //! Nothing is created before the first write.
 
+mod again;
 mod record;
 
 pub use crate::base::digest::Blob;

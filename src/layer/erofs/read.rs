@@ -183,7 +183,8 @@ impl Image {
         };
         let end = from + length;
         let blocks = u64::from(place.unwrap_or_default()) * BLOCK as u64;
-        for (start, stop, at) in [(from, end.min(in_blocks), blocks), (from.max(in_blocks), end, behind.wrapping_sub(in_blocks))] {
+        for (start, stop, at) in [(from, end.min(in_blocks), blocks), (from.max(in_blocks), end, behind.wrapping_sub(in_blocks))]
+        {
             let mut start = start;
             while start < stop {
                 let part = (stop - start).min(WINDOW as u64);

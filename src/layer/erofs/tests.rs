@@ -2,8 +2,8 @@
 
 use super::format::SUPERBLOCK;
 use super::*;
-use crate::base::path::RelPath;
 use crate::base::error::Result;
+use crate::base::path::RelPath;
 use crate::base::tool::Tool;
 use crate::layer::times::Times;
 use crate::layer::tree::{Content, Entry, Kind, Tree};
