@@ -85,7 +85,10 @@ build() {
 # A store that holds packages and nothing else.
 cold_store() {
     mkdir -p "$1/blobs/sha256"
-    while read -r _ _ _ digest _; do ln -f "$blobs/$digest" "$1/blobs/sha256/"; done < <(locked "$project"; locked "$work/added")
+    # Some packages of the lock are for none of these builds, such as what blank machines start by.
+    while read -r _ _ _ digest _; do
+        [ ! -e "$blobs/$digest" ] || ln -f "$blobs/$digest" "$1/blobs/sha256/"
+    done < <(locked "$project"; locked "$work/added")
 }
 
 say "collecting packages"

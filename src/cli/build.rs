@@ -6,6 +6,7 @@ use super::{Global, check, fetch, media, plan, print_json, unlock};
 use crate::base::digest::Digest;
 use crate::base::error::Result;
 use crate::base::name::Role;
+use crate::base::parallel;
 use crate::image::artifact::{Artifact, Format, Maker};
 use crate::image::build::{Builder, NodeProgram, Parts, Watch, tools};
 use crate::image::check::Judged;
@@ -90,34 +91,68 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         session.mirrors()?;
     }
     let write_lock = write_lock(&store)?;
-    let mut results = Vec::new();
-    for role in roles {
-        let begin = Instant::now();
-        let steps = Steps::new(global.verbose);
-        let files = session.role(role)?;
-        let work = Work {
+    let several = roles.len() > 1;
+    let all: Vec<(Steps, &RoleFiles)> = roles
+        .iter()
+        .map(|role| Ok((Steps::new(global.verbose, several.then_some(*role)), session.role(*role)?)))
+        .collect::<Result<_>>()?;
+    let works: Vec<Work<'_>> = all
+        .iter()
+        .map(|(steps, files)| Work {
             session: &session,
             files,
             store: &store,
             write_lock: &write_lock,
             global,
             relock: options.relock,
-            steps: &steps,
-        };
-        let built = one(&work, &mut lock, &spec, &options.format)?;
-        if !global.json {
-            summary(&built, begin.elapsed().as_secs_f64());
-            if options.timings {
-                print!("{}", timings(&steps));
+            steps,
+        })
+        .collect();
+    fetch_all(&works, &mut lock)?;
+    let mut results = Vec::new();
+    // What an installer's medium needs is fetched on the way, and two do not fetch the same.
+    let threads = if options.format.iter().any(|format| matches!(format, FormatName::Iso)) { 1 } else { parallel::cores() };
+    parallel::in_order(
+        &works,
+        threads.min(works.len()),
+        "building roles",
+        |work| {
+            let begin = Instant::now();
+            let built = one(work, &mut lock.clone(), &spec, &options.format)?;
+            Ok((built, begin.elapsed().as_secs_f64()))
+        },
+        |index, (built, seconds)| {
+            let steps = works[index].steps;
+            if !global.json {
+                summary(&built, seconds);
+                if options.timings {
+                    print!("{}", timings(steps));
+                }
             }
-        }
-        results.push(json_of(&session, &built, &steps, begin.elapsed().as_secs_f64()));
-    }
+            results.push(json_of(&session, &built, steps, seconds));
+            Ok(())
+        },
+    )?;
     if let Some(node) = node {
         super::seed::write_to(&session, &lock, node, None, held.as_ref())?;
     }
     if global.json {
         return print_json(&if results.len() == 1 { results.remove(0) } else { Value::Array(results) });
+    }
+    Ok(())
+}
+
+/// Fetches what all roles miss, before any is built.
+fn fetch_all(works: &[Work<'_>], lock: &mut ReleaseLock) -> Result<()> {
+    // Where one has to be locked anew, those before it are other ones too.
+    for _ in 0..2 {
+        let before = lock.clone();
+        for work in works {
+            work.fetched(lock)?;
+        }
+        if *lock == before {
+            break;
+        }
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let mut failed = Ok(());
     for role in roles {
         let files = session.role(role)?;
-        let steps = Steps::new(global.verbose);
+        let steps = Steps::new(global.verbose, None);
         let work =
             Work { session: &session, files, store: &store, write_lock: &write_lock, global, relock: false, steps: &steps };
         let (plan, _, judged) = work.layers_and_checks(&mut lock)?;

@@ -144,7 +144,7 @@ fn roots(global: &Global, session: &Session, nodes: &[&Node]) -> Result<BTreeMap
     let write_lock = write_lock(&store)?;
     let mut roots = BTreeMap::new();
     for role in Role::ALL.into_iter().filter(|role| nodes.iter().any(|node| node.role == *role)) {
-        let steps = Steps::new(global.verbose);
+        let steps = Steps::new(global.verbose, None);
         let files = session.role(role)?;
         let work = Work { session, files, store: &store, write_lock: &write_lock, global, relock: false, steps: &steps };
         let (plan, image, _) = build::image(&work, &mut lock)?;

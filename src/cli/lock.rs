@@ -87,7 +87,7 @@ fn update_with(
         ..Request::new(&session.release_name, &session.release, session.requested()?)
     };
     let keeper = fetch::ForSolver::new(session, store, held);
-    let solvers = Solvers { store, keeper: &keeper, watch: &Steps::new(false) };
+    let solvers = Solvers { store, keeper: &keeper, watch: &Steps::new(false, None) };
     let new = resolve(&request, old.as_ref(), update, &session.mirrors()?, &solvers)?;
     lock.releases.insert(session.release_name.clone(), new.clone());
     lock.write(&session.lock_file)?;

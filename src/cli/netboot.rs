@@ -89,7 +89,7 @@ fn write(global: &Global, session: &Session, roles: &[Role], held: Option<&Held>
     let mut images = Vec::new();
     let mut roots = None;
     for role in &roles {
-        let steps = Steps::new(global.verbose);
+        let steps = Steps::new(global.verbose, None);
         let files = session.role(*role)?;
         let work = Work { session, files, store: &store, write_lock: &write_lock, global, relock, steps: &steps };
         let (plan, image, _) = build::image(&work, &mut lock)?;

@@ -1,5 +1,6 @@
 //! Progress on stderr: a line per step, a bar per download.
 
+use crate::base::name::Role;
 use crate::image::build::Watch;
 use crate::lock::fetch::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,12 +14,15 @@ const WORTH_SAYING: f64 = 0.1;
 #[derive(Default)]
 pub(super) struct Steps {
     pub verbose: bool,
+    /// What lines begin with.
+    prefix: String,
     seconds: Mutex<BTreeMap<String, f64>>,
 }
 
 impl Steps {
-    pub fn new(verbose: bool) -> Self {
-        Self { verbose, ..Self::default() }
+    /// `role` is said in each line, where several are built side by side.
+    pub fn new(verbose: bool, role: Option<Role>) -> Self {
+        Self { verbose, prefix: role.map_or("  ".to_string(), |role| format!("  {role}: ")), ..Self::default() }
     }
 
     /// How long each step took, in seconds.
@@ -30,20 +34,20 @@ impl Steps {
 impl Watch for Steps {
     fn cached(&self, step: &str) {
         if self.verbose {
-            eprintln!("  {step}: in the store");
+            eprintln!("{}{step}: in the store", self.prefix);
         }
     }
 
     fn begins(&self, step: &str) {
         // Somebody who looks on wants to see what takes so long; a log only what did.
         if self.verbose || std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-            eprintln!("  {step} …");
+            eprintln!("{}{step} …", self.prefix);
         }
     }
 
     fn done(&self, step: &str, seconds: f64) {
         if self.verbose || seconds >= WORTH_SAYING {
-            eprintln!("  {step}: {seconds:.1} s");
+            eprintln!("{}{step}: {seconds:.1} s", self.prefix);
         }
         if let Ok(mut map) = self.seconds.lock() {
             // What is done in several turns has one line.

@@ -60,7 +60,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         nodes.extend(&session.site.nodes);
     }
     let held = secrets(&session, &options.secrets, &nodes)?;
-    let mut written = write(&session, &lock, &nodes, options.file.as_deref(), held.as_ref(), &Steps::new(global.verbose))?;
+    let mut written = write(&session, &lock, &nodes, options.file.as_deref(), held.as_ref(), &Steps::new(global.verbose, None))?;
     if options.config_drive {
         let drives = config_drives(global, &session, lock, &nodes, &written)?;
         written.extend(drives);
@@ -88,7 +88,7 @@ fn config_drives(
     let store = session.store()?;
     scratch::leave_host_mounts()?;
     let write_lock = store.lock()?;
-    let steps = Steps::new(global.verbose);
+    let steps = Steps::new(global.verbose, None);
     let mut drives = Vec::new();
     for seed in seeds {
         let Some(node) = nodes.iter().find(|node| node.name.as_str() == seed.node) else { continue };

@@ -15,6 +15,7 @@ use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::parallel::{self, cores};
+use crate::base::turns::Turn;
 use crate::layer::erofs;
 use crate::layer::root::{Job, PackageFile};
 use crate::layer::times::Begin;
@@ -178,8 +179,12 @@ impl Builder<'_> {
         Some(record)
     }
 
-    /// Runs a step, tells the watch, and remembers its record.
+    /// Runs a step, tells the watch, and remembers its record; or finds what another thread has made of it meanwhile.
     pub(super) fn step(&self, key: &Key, work: impl FnOnce() -> Result<Record>) -> Result<Record> {
+        let _turn = self.store.turn(&key.digest().hex());
+        if let Some(record) = self.found(key) {
+            return Ok(record);
+        }
         self.watch.begins(&key.step);
         let begin = Instant::now();
         let mut record = work().doing(|| format!("building the step `{}`", key.step))?;
@@ -202,10 +207,15 @@ impl Builder<'_> {
         let base_root = self.scratch.join("base");
         fs::create_dir_all(&base_root)?;
         let mut ahead = None;
+        // Roles that are built side by side have the same base: one builds it, the others make their packages ready meanwhile.
+        let (base, turn) = match base {
+            Some(base) => (Some(base), None),
+            None => self.base_turn(packages.is_none(), &mut ahead)?,
+        };
         let base_tree = match &base {
             Some(record) => {
                 let blob = output(record, "layer")?;
-                self.store.verify(&blob.digest)?;
+                self.store.verify_again(&blob.digest)?;
                 self.timed("unpack base", || erofs::tree(&self.store.path(&blob.digest))?.write_to(&base_root))?;
                 Tree::default()
             }
@@ -214,8 +224,8 @@ impl Builder<'_> {
                 // Configuring works on one package at a time and leaves most of the other cores idle meanwhile.
                 std::thread::scope(|scope| -> Result<Tree> {
                     let others = std::cmp::max(1, cores() - 1);
-                    let beside =
-                        packages.is_none().then(|| scope.spawn(move || self.package_files(&self.plan.locked.role, others)));
+                    let wanted = packages.is_none() && ahead.is_none();
+                    let beside = wanted.then(|| scope.spawn(move || self.package_files(&self.plan.locked.role, others)));
                     let tree = self.timed("install base", || {
                         let begin = Begin::now(self.scratch)?;
                         let span = |what: &str, seconds: f64| self.watch.done(&format!("base: {what}"), seconds);
@@ -235,6 +245,7 @@ impl Builder<'_> {
                     Some(record) => record,
                     None => self.step(&self.plan.base, || self.store_layer(&base_tree, SYSTEM, self.release.compression))?,
                 };
+                drop(turn);
                 let boot = match boot {
                     Some(record) => record,
                     None => self.step(boot_key, || self.boot(&base_root))?,
@@ -247,6 +258,25 @@ impl Builder<'_> {
             };
             let (base, boot) = beside.join().map_err(|_| Error::new("building the base layer panicked"))??;
             Ok((base, packages?, boot))
+        })
+    }
+
+    /// The turn to build the base; or, after another thread's turn, the base. `ahead` gets the role's packages if they are `wanted`.
+    fn base_turn(&self, wanted: bool, ahead: &mut Option<Vec<PackageFile>>) -> Result<(Option<Record>, Option<Turn>)> {
+        let root = format!("root of {}", self.plan.base.digest());
+        let turn = match self.store.try_turn(&root) {
+            Some(turn) => turn,
+            None => {
+                if wanted {
+                    *ahead = Some(self.package_files(&self.plan.locked.role, 1)?);
+                }
+                self.store.turn(&root)
+            }
+        };
+        // Its last holder may have ended by an error.
+        Ok(match self.found(&self.plan.base) {
+            Some(base) => (Some(base), None),
+            None => (None, Some(turn)),
         })
     }
 
@@ -405,6 +435,7 @@ pub fn loaders(store: &Store, lock: &WriteLock, plan: &RolePlan, watch: &dyn Wat
 /// As [`tools`].
 pub(super) fn unpacked(store: &Store, _lock: &WriteLock, key: &Key, packages: &[Package], watch: &dyn Watch) -> Result<PathBuf> {
     let target = store.tools(&key.digest());
+    let _turn = store.turn(&key.digest().hex());
     if target.exists() {
         return Ok(target);
     }

@@ -24,27 +24,22 @@ use std::path::PathBuf;
 ///
 /// # Errors
 /// A package is damaged or not in the store, or the store cannot be written.
-pub(super) fn unpacked(store: &Store, _lock: &WriteLock, packages: &[Package], threads: usize) -> Result<Vec<PackageFile>> {
+pub(super) fn unpacked(store: &Store, lock: &WriteLock, packages: &[Package], threads: usize) -> Result<Vec<PackageFile>> {
     let folder = store.unpacked();
     fs::create_dir_all(&folder)?;
     let mut known: BTreeMap<String, PathBuf> = BTreeMap::new();
     for path in fs::sorted_dir(&folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match name.split_once('-') {
-            Some((package, _)) => known.insert(package.to_string(), path),
-            // A killed build's.
-            None => {
-                std::fs::remove_file(&path).doing(|| format!("removing {}", path.display()))?;
-                None
-            }
-        };
+        if let Some((package, _)) = name.split_once('-') {
+            known.insert(package.to_string(), path);
+        }
     }
     let mut order: Vec<(usize, &Package)> = packages.iter().enumerate().collect();
     order.sort_by_key(|(_, package)| std::cmp::Reverse(package.size));
     let mut found = parallel::each(&order, threads, "decompressing packages", |(position, package)| {
         let path = match known.get(&package.digest.hex()).filter(|path| is_whole(path)) {
             Some(path) => path.clone(),
-            None => decompress(store, package).doing(|| format!("unpacking the package {}", package.name))?,
+            None => decompress(store, lock, package).doing(|| format!("unpacking the package {}", package.name))?,
         };
         Ok((*position, PackageFile { name: package.name.to_string(), path }))
     })?;
@@ -59,7 +54,12 @@ fn is_whole(path: &std::path::Path) -> bool {
     named.is_some() && named == found
 }
 
-fn decompress(store: &Store, package: &Package) -> Result<PathBuf> {
+fn decompress(store: &Store, lock: &WriteLock, package: &Package) -> Result<PathBuf> {
+    // Roles that are built side by side have many packages in common.
+    let _turn = store.turn(&package.digest.hex());
+    if let Some(path) = lock.unpacked(&package.digest) {
+        return Ok(path);
+    }
     store.verify(&package.digest)?;
     let folder = store.unpacked();
     let new = tempfile::Builder::new().prefix(".new").tempfile_in(&folder).doing(|| "creating a file for it")?;
@@ -67,5 +67,6 @@ fn decompress(store: &Store, package: &Package) -> Result<PathBuf> {
     let (digest, _) = Digest::of_file(new.path())?;
     let path = folder.join(format!("{}-{}", package.digest.hex(), digest.hex()));
     new.persist(&path).map_err(|error| error.error).doing(|| format!("writing {}", path.display()))?;
+    lock.has_unpacked(package.digest, path.clone());
     Ok(path)
 }

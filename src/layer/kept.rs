@@ -13,6 +13,7 @@ use crate::base::error::{Context, Result};
 use crate::base::fs;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use tempfile::TempDir;
 
 const KEPT: &str = "/run/ostack/kept";
@@ -26,17 +27,12 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Opens the folder, which need not exist yet. The caller holds the store's lock.
+    /// Opens the folder, which need not exist yet.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn open(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        for path in fs::sorted_dir(folder)? {
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NEW)) {
-                fs::remove_tree(&path)?;
-            }
-        }
         let made = tempfile::Builder::new().prefix(NEW).tempdir_in(folder).doing(|| "creating a folder for what is kept")?;
         Ok(Self { folder: folder.to_path_buf(), made })
     }
@@ -52,14 +48,17 @@ impl Kept {
     /// # Errors
     /// A file cannot be moved.
     pub fn keep(&self) -> Result<()> {
+        // Roles that are built side by side keep the same.
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock();
         let old: BTreeMap<String, PathBuf> =
             fs::sorted_dir(&self.folder)?.into_iter().filter_map(|path| Some((key(&path)?, path))).collect();
         for path in fs::sorted_dir(self.made.path())? {
             let Some(key) = key(&path) else { continue };
-            if let Some(old) = old.get(&key) {
+            let target = self.folder.join(path.file_name().unwrap_or_default());
+            if let Some(old) = old.get(&key).filter(|old| **old != target) {
                 std::fs::remove_file(old).doing(|| format!("removing {}", old.display()))?;
             }
-            let target = self.folder.join(path.file_name().unwrap_or_default());
             std::fs::rename(&path, &target).doing(|| format!("writing {}", target.display()))?;
         }
         Ok(())

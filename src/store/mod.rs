@@ -29,11 +29,14 @@ pub use record::Record;
 use crate::base::digest::{Digest, Hasher};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::base::turns::{Turn, Turns};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// The version of the folders and files under `ostack/`.
 const FORMAT: u64 = 1;
@@ -44,10 +47,31 @@ pub const PREVIOUS: &str = ".previous";
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    /// For threads of this process that write the same; other processes wait for the lock.
+    turns: Turns,
 }
 
 /// Held while a program writes the store; released when dropped, also by the kernel when the program dies.
-pub struct WriteLock(#[allow(dead_code, reason = "dropping it releases the lock")] File);
+pub struct WriteLock {
+    #[allow(dead_code, reason = "dropping it releases the lock")]
+    file: File,
+    /// Packages that this process has decompressed.
+    unpacked: Mutex<BTreeMap<Digest, PathBuf>>,
+}
+
+impl WriteLock {
+    /// Where a package is that this process has decompressed.
+    pub fn unpacked(&self, package: &Digest) -> Option<PathBuf> {
+        self.unpacked.lock().ok()?.get(package).cloned()
+    }
+
+    /// Says where a package is that has been decompressed.
+    pub fn has_unpacked(&self, package: Digest, path: PathBuf) {
+        if let Ok(mut unpacked) = self.unpacked.lock() {
+            unpacked.insert(package, path);
+        }
+    }
+}
 
 impl Store {
     /// A store in this folder, which need not exist yet.
@@ -66,7 +90,7 @@ impl Store {
         }
         // Paths are handed to processes with other working folders.
         let root = std::path::absolute(root).doing(|| format!("finding {}", root.display()))?;
-        Ok(Self { root })
+        Ok(Self { root, turns: Turns::default() })
     }
 
     /// Makes the layout and takes the writer's lock, waiting for another writer to end.
@@ -85,7 +109,7 @@ impl Store {
             fs::write_atomic(&self.root.join("ostack/meta.json"), json!({ "format": FORMAT }).to_string().as_bytes())?;
             fs::write_atomic(&layout, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
-        Ok(WriteLock(file))
+        Ok(WriteLock { file, unpacked: Mutex::default() })
     }
 
     /// The store's folder.
@@ -211,6 +235,16 @@ impl Store {
             .next(format!("remove {} and build again", path.display()))
     }
 
+    /// Waits until no other thread is at what has this name.
+    pub fn turn(&self, what: &str) -> Turn {
+        self.turns.take(what)
+    }
+
+    /// The same, where nobody is at it now.
+    pub fn try_turn(&self, what: &str) -> Option<Turn> {
+        self.turns.try_take(what)
+    }
+
     /// A finished step, if its record and all its outputs are there.
     pub fn step(&self, key: &Digest) -> Option<Record> {
         let record: Record = serde_json::from_slice(&std::fs::read(self.step_path(key)).ok()?).ok()?;
@@ -275,6 +309,7 @@ impl Store {
     /// # Errors
     /// The index is damaged or cannot be written.
     pub fn set_reference(&self, name: &str, manifest: &Blob) -> Result<()> {
+        let _turn = self.turn("index");
         if self.reference(name)?.is_some_and(|old| old.digest == manifest.digest) {
             return Ok(());
         }
@@ -327,6 +362,14 @@ impl Store {
             if entry.is_dir() {
                 fs::remove_tree(&entry)?;
             } else {
+                std::fs::remove_file(&entry).doing(|| format!("removing {}", entry.display()))?;
+            }
+        }
+        // What was being made beside files that last has a hidden name.
+        for entry in [fs::sorted_dir(&self.kept())?, fs::sorted_dir(&self.unpacked())?].concat() {
+            if entry.is_dir() {
+                fs::remove_tree(&entry)?;
+            } else if entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
                 std::fs::remove_file(&entry).doing(|| format!("removing {}", entry.display()))?;
             }
         }

@@ -130,7 +130,7 @@ impl Start<'_> {
             None => {
                 // Until the disk is made: it uses the store's scratch folder, which a build would empty.
                 let write_lock = store.lock()?;
-                let tools = build::tools(store, &write_lock, &plan, &Steps::new(false))?;
+                let tools = build::tools(store, &write_lock, &plan, &Steps::new(false, None))?;
                 maker.make(&images, Format::Raw, &tools)?
             }
         };
