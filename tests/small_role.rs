@@ -2,8 +2,10 @@
 
 mod harness;
 
-use harness::role::{host_files, role};
+use harness::role::{host_files, lock, role};
 use harness::{Test, store};
+use ostack_image::base::name::Word;
+use ostack_image::lock::Lock;
 use serde_json::Value;
 use std::fs;
 use std::process::Command;
@@ -264,4 +266,38 @@ fn the_inspection_that_clouds_and_their_bare_metal_service_do_takes_both_formats
     let over = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "compute.qcow2", "over.qcow2"];
     assert!(Command::new("qemu-img").args(over).current_dir(&out).status().unwrap().success());
     assert_eq!(inspect(&["over.qcow2"]), "over.qcow2: qcow2, Safety checks failed: backing_file\n");
+}
+
+/// The small project with a second role, of the first one's packages and overlays, and nothing built.
+fn two_roles() -> Test {
+    let test = role().unbuilt();
+    let recipe = fs::read(test.project().join("recipes/compute.toml")).unwrap();
+    let (first, second): (Word, Word) = ("compute".parse().unwrap(), "storage".parse().unwrap());
+    let mut lock = lock(&test);
+    if let Some(requested) = lock.requested.get(&first).cloned() {
+        lock.requested.insert(second.clone(), requested);
+    }
+    for package in lock.packages.values_mut().filter(|package| package.sets.contains(&first)) {
+        package.sets.insert(second.clone());
+    }
+    Lock { releases: [("small".parse().unwrap(), lock)].into() }.write(&test.project().join("ostack.lock")).unwrap();
+    test.write("recipes/storage.toml", recipe)
+}
+
+#[test]
+fn roles_that_are_built_side_by_side_share_their_base_and_have_the_bytes_of_those_built_alone() {
+    let (together, alone) = (two_roles(), two_roles());
+    let json = together.run(["build", "--all", "--json"]).json();
+    let both = json.as_array().unwrap();
+    for (index, role) in ["compute", "storage"].into_iter().enumerate() {
+        let built = alone.run(["build", role, "--json"]).json();
+        assert_eq!(
+            (&both[index]["role"], &both[index]["artifacts"][0]["digest"]),
+            (&built["role"], &built["artifacts"][0]["digest"])
+        );
+    }
+    for step in ["tools", "base", "boot", "agent", "overlay base"] {
+        let builders = both.iter().filter(|role| role["seconds"].as_object().unwrap().contains_key(step)).count();
+        assert_eq!(builders, 1, "roles that built the step {step}");
+    }
 }

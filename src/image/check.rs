@@ -20,6 +20,7 @@ use crate::base::parallel;
 use crate::base::path::RelPath;
 use crate::image::build::Watch;
 use crate::layer::mounted::Mounted;
+use crate::layer::owner;
 use crate::layer::sandbox::Sandbox;
 use crate::layer::tree::{Entry, Kind, Tree};
 use crate::model::placeholder::{self, Values};
@@ -142,13 +143,20 @@ impl Checker<'_> {
     /// what the layers say of them.
     fn state(&self, check: &CheckStep, stack: &[PathBuf]) -> Tree {
         let mut tree = Tree::new(self.plan.epoch);
-        let there = |path: &RelPath| stack.iter().find_map(|folder| std::fs::symlink_metadata(path.under(folder)).ok());
+        let there = |path: &RelPath| {
+            stack.iter().find_map(|folder| {
+                let file = path.under(folder);
+                let meta = std::fs::symlink_metadata(&file).ok()?;
+                Some((file, meta))
+            })
+        };
         let directory = |mode: u32| Entry::new(Kind::Directory { opaque: false }, mode & 0o7777, self.plan.epoch);
         for one in check.state.iter().filter(|one| there(&one.path).is_none()) {
             let mut above = one.path.parent();
             while let Some(path) = above.filter(|path| !path.is_root()) {
-                if let Some(meta) = there(&path) {
-                    tree.insert(path.clone(), directory(meta.mode()).owned_by(meta.uid(), meta.gid()));
+                if let Some((file, meta)) = there(&path) {
+                    let (uid, gid) = owner::of(&file, &meta);
+                    tree.insert(path.clone(), directory(meta.mode()).owned_by(uid, gid));
                 }
                 above = path.parent();
             }

@@ -15,7 +15,7 @@ use std::path::Path;
 /// What filesystems want the places and lengths of shared and of direct pieces to be multiples of, in bytes.
 const BLOCK: u64 = 4096;
 /// How much is written directly at once, in bytes.
-const PART: usize = 16 << 20;
+const PART: u64 = 16 << 20;
 /// How much is copied by hand at once, in bytes.
 const CHUNK: usize = 1 << 20;
 /// Below this many bytes nothing but the copy inside the kernel is tried.
@@ -74,15 +74,16 @@ impl<'a> Copier<'a> {
     /// Whether the bytes are on their way to the disk; not, where the filesystem takes none that way.
     fn write_directly(&self, source: &File, from: u64, to: u64, length: u64) -> Result<bool> {
         let Some(direct) = &self.direct else { return Ok(false) };
-        // SAFETY: what is copied are blobs and artifacts, which nobody changes in place.
-        let Ok(map) = (unsafe { memmap2::MmapOptions::new().offset(from).len(length as usize).map(source) }) else {
-            return Ok(false);
-        };
-        let mut at = to;
-        for part in map.chunks(PART) {
-            match direct.write_all_at(part, at) {
-                Ok(()) => at += part.len() as u64,
-                Err(error) if at == to && error.kind() == io::ErrorKind::InvalidInput => return Ok(false),
+        let mut done = 0;
+        while done < length {
+            // Part by part, because what is mapped counts as this process's memory.
+            let part = PART.min(length - done);
+            let mut map = memmap2::MmapOptions::new();
+            map.offset(from + done).len(part as usize);
+            // SAFETY: what is copied are blobs and artifacts, which nobody changes in place.
+            match unsafe { map.map(source) }.and_then(|map| direct.write_all_at(&map, to + done)) {
+                Ok(()) => done += part,
+                Err(error) if done == 0 && error.kind() == io::ErrorKind::InvalidInput => return Ok(false),
                 Err(error) => return Err(error).doing(|| "writing"),
             }
         }
@@ -122,6 +123,7 @@ fn too_short() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::tool::Tool;
 
     fn bytes(length: u64) -> Vec<u8> {
         (0..length).map(|at| (at * 31 % 251) as u8).collect()
@@ -153,6 +155,40 @@ mod tests {
                 assert!(std::fs::read(&target).unwrap() == expected, "{length} bytes from {from} to {to}");
             }
         }
+    }
+
+    /// What a filesystem has left, in bytes.
+    fn free(folder: &Path) -> u64 {
+        std::process::Command::new("sync").arg("-f").arg(folder).status().unwrap();
+        let has = rustix::fs::statvfs(folder).unwrap();
+        has.f_bfree * has.f_bsize
+    }
+
+    #[test]
+    fn a_filesystem_that_can_share_takes_no_second_place() {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (disk, at) = (folder.path().join("disk"), folder.path().join("at"));
+        File::create(&disk).unwrap().set_len(256 << 20).unwrap();
+        std::fs::create_dir(&at).unwrap();
+        Tool::new("mkfs.btrfs").package("btrfs-progs").arg("--quiet").arg(&disk).run().unwrap();
+        // The mount and its loop device are this thread's and end with it.
+        let alone = std::thread::spawn(move || {
+            // SAFETY: what this thread shares no more are mounts and the working folder.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+            let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).unwrap();
+            Tool::new("mount").args(["-o", "loop"]).arg(&disk).arg(&at).run().unwrap();
+            let (source, target) = (at.join("source"), at.join("target"));
+            std::fs::write(&source, bytes((64 << 20) + 5)).unwrap();
+            let before = free(&at);
+            let (file, source) = (File::create(&target).unwrap(), File::open(&source).unwrap());
+            Copier::new(&file, &target).copy(&source, 0, 65_536, (64 << 20) + 5).unwrap();
+            let taken = before - free(&at);
+            assert!(std::fs::read(&target).unwrap()[65_536..] == bytes((64 << 20) + 5));
+            assert!(taken < 1 << 20, "{taken} bytes");
+            rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH).unwrap();
+        });
+        alone.join().unwrap();
     }
 
     #[test]

@@ -33,19 +33,12 @@ impl Content {
     /// # Errors
     /// The file cannot be read, or no longer has the size that it had.
     pub fn part(&self, from: u64, length: u64) -> Result<Cow<'_, [u8]>> {
-        match self {
-            Self::Bytes(bytes) => Ok(Cow::Borrowed(&bytes[from as usize..(from + length) as usize])),
-            Self::OnDisk(path, size) => {
-                let mut bytes = Vec::with_capacity(length as usize);
-                copy_part(path, *size, from, length, &mut bytes)?;
-                Ok(Cow::Owned(bytes))
-            }
-            Self::Stored(file) => {
-                let mut bytes = Vec::with_capacity(length as usize);
-                file.copy(from, length, &mut bytes)?;
-                Ok(Cow::Owned(bytes))
-            }
+        if let Self::Bytes(bytes) = self {
+            return Ok(Cow::Borrowed(&bytes[from as usize..(from + length) as usize]));
         }
+        let mut bytes = Vec::with_capacity(length as usize);
+        self.copy_part(from, length, &mut bytes)?;
+        Ok(Cow::Owned(bytes))
     }
 
     /// All bytes.
@@ -61,10 +54,18 @@ impl Content {
     /// # Errors
     /// As [`Self::part`]; or `out` fails.
     pub fn copy_to(&self, out: &mut impl Write) -> Result<()> {
+        self.copy_part(0, self.size(), out)
+    }
+
+    /// Writes so many bytes from `from` on; both must lie in the file.
+    ///
+    /// # Errors
+    /// As [`Self::part`]; or `out` fails.
+    pub fn copy_part(&self, from: u64, length: u64, out: &mut impl Write) -> Result<()> {
         match self {
-            Self::Bytes(bytes) => out.write_all(bytes).doing(|| "writing bytes"),
-            Self::OnDisk(path, size) => copy_part(path, *size, 0, *size, out),
-            Self::Stored(file) => file.copy(0, file.size(), out),
+            Self::Bytes(bytes) => out.write_all(&bytes[from as usize..(from + length) as usize]).doing(|| "writing bytes"),
+            Self::OnDisk(path, size) => copy_part(path, *size, from, length, out),
+            Self::Stored(file) => file.copy(from, length, out),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Reads Debian packages (deb(5)): an `ar` archive of `debian-binary`, `control.tar.*` and `data.tar.*`.
 
+use super::{owner, user_namespace};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// The fields of a package's control file, names in lower case.
@@ -45,7 +47,7 @@ pub fn data(path: &Path) -> Result<Box<dyn Read + Send>> {
 pub fn extract(path: &Path, root: &Path) -> Result<()> {
     let doing = || format!("unpacking {}", path.display());
     let mut archive = tar::Archive::new(data(path)?);
-    archive.set_preserve_ownerships(true);
+    archive.set_preserve_ownerships(!user_namespace::has_one_id());
     archive.set_preserve_permissions(true);
     archive.set_preserve_mtime(true);
     archive.set_overwrite(true);
@@ -57,6 +59,22 @@ pub fn extract(path: &Path, root: &Path) -> Result<()> {
             continue;
         }
         entry.unpack_in(root).doing(doing)?;
+        if user_namespace::has_one_id() {
+            note_owner(entry.header(), &target).doing(doing)?;
+        }
+    }
+    Ok(())
+}
+
+/// Notes the owner of a file or directory that was made without, if it is not root's.
+fn note_owner(header: &tar::Header, target: &Path) -> std::io::Result<()> {
+    let owner = |id: u64| u32::try_from(id).map_err(std::io::Error::other);
+    let (uid, gid) = (owner(header.uid()?)?, owner(header.gid()?)?);
+    let kind = header.entry_type();
+    if (uid, gid) != (0, 0) && (kind.is_file() || kind.is_dir()) {
+        owner::give(target, uid, gid)?;
+        // Which took set-user-id bits away.
+        std::fs::set_permissions(target, std::fs::Permissions::from_mode(header.mode()?))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Layers: from packages and rendered files to read-only filesystems with a name.
 //!
-//! `tree` a root as a value · `content` what is in its files · `times` of its files · `owners` whose they are · `marks` overlayfs's notes in one · `tar` its canonical stream, whose sha256 is the layer's identity ·
+//! `tree` a root as a value · `content` what is in its files · `times` of its files · `owner` numbers, also where the kernel has but one · `owners` which package's they are · `marks` overlayfs's notes in one · `tar` its canonical stream, whose sha256 is the layer's identity ·
 //! `deb` reading packages · `unpack` laying most of them down on every core · `order` and `root` laying them down and configuring them · `rpm` the same for that backend ·
 //! `configure` what runs beside maintainer scripts · `kept` what it keeps between builds · `accounts` their users' numbers · `sandbox` where foreign programs run ·
 //! `user_namespace` root for those who are not · `scratch` where roots are built · `mounted` stored layers to read from ·
@@ -19,6 +19,7 @@ mod marks;
 pub mod merge;
 pub mod mounted;
 pub mod order;
+pub mod owner;
 pub mod owners;
 pub mod root;
 pub mod rpm;

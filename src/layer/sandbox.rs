@@ -12,7 +12,9 @@ mod account;
 mod beside;
 mod mounts;
 mod network;
+mod one_id;
 
+use super::user_namespace;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::path::RelPath;
@@ -338,6 +340,11 @@ impl Sandbox {
             Ok(())
         };
         if let Err(error) = enter() {
+            return error;
+        }
+        if user_namespace::has_one_id()
+            && let Err(error) = one_id::answered()
+        {
             return error;
         }
         let Some((name, args)) = self.command.split_first() else { return Error::new("the sandbox has no command") };

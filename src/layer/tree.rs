@@ -5,6 +5,7 @@
 
 pub use super::content::Content;
 use super::marks;
+use super::owner;
 use super::times::Times;
 use crate::base::error::{Context, Error, Result};
 use crate::base::path::RelPath;
@@ -224,6 +225,7 @@ fn entry_of(
     let kind = meta.file_type();
     let rdev = meta.rdev();
     let mut xattrs = xattrs(file)?;
+    let (uid, gid) = owner::take(&mut xattrs).unwrap_or((meta.uid(), meta.gid()));
     let kind = if kind.is_dir() {
         Kind::Directory { opaque: marks::take_opaque(&mut xattrs) }
     } else if kind.is_symlink() {
@@ -261,7 +263,7 @@ fn entry_of(
         xattrs.clear();
     }
     let mode = if matches!(kind, Kind::Symlink(_)) { 0o777 } else { meta.mode() & 0o7777 };
-    Ok(Entry { kind, uid: meta.uid(), gid: meta.gid(), mode, mtime, xattrs })
+    Ok(Entry { kind, uid, gid, mode, mtime, xattrs })
 }
 
 /// A path's extended attributes, overlayfs's notes included; none where the filesystem has none.
@@ -287,7 +289,7 @@ pub(super) fn xattrs(file: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 
 /// Makes what has no content, and gives everything its attributes.
 fn write_entry(target: &Path, root: &Path, entry: &Entry) -> std::io::Result<()> {
-    use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, XattrFlags};
+    use rustix::fs::{FileType, Mode, XattrFlags};
     match &entry.kind {
         Kind::Directory { .. } => {
             std::fs::create_dir(target).or_else(|error| if target.is_dir() { Ok(()) } else { Err(error) })?
@@ -302,13 +304,12 @@ fn write_entry(target: &Path, root: &Path, entry: &Entry) -> std::io::Result<()>
             rustix::fs::mknodat(rustix::fs::CWD, target, kind, Mode::RUSR, rustix::fs::makedev(*major, *minor))?;
         }
     }
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-    rustix::fs::chownat(rustix::fs::CWD, target, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    owner::give(target, entry.uid, entry.gid)?;
     if !matches!(entry.kind, Kind::Symlink(_)) {
         rustix::fs::chmod(target, Mode::from_raw_mode(entry.mode))?;
     }
     for (name, value) in &entry.xattrs {
-        rustix::fs::lsetxattr(target, name.as_str(), value, XattrFlags::empty())?;
+        owner::set_attribute(target, name, value)?;
     }
     if matches!(entry.kind, Kind::Directory { opaque: true }) {
         rustix::fs::lsetxattr(target, "trusted.overlay.opaque", b"y", XattrFlags::empty())?;

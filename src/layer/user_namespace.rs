@@ -6,13 +6,15 @@
 //! ```
 //!
 //! Which ids these are does not reach an image: what reads a tree is inside as well. The kernel gives more than one id only to
-//! `newuidmap` and `newgidmap`, which check them against those files.
+//! `newuidmap` and `newgidmap`, which check them against those files. Where there are no such programs, or too few ids, root is the
+//! only one inside, and owners are written down: see `owner` and `sandbox::one_id`.
 
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::tool::Tool;
 use rustix::thread::UnshareFlags;
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 /// The highest id that images have: `nobody` and `nogroup`.
@@ -24,7 +26,7 @@ type Range = (u32, u32);
 /// Makes this process root of a user namespace, if it is not root already. To be called before the process has threads.
 ///
 /// # Errors
-/// The kernel gives ordinary users no namespaces, or the user has no subordinate ids.
+/// The kernel gives ordinary users no namespaces.
 pub fn become_root() -> Result<()> {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
     if user.is_root() {
@@ -36,11 +38,15 @@ pub fn become_root() -> Result<()> {
         let ranges = ranges(&text, &name, user.as_raw());
         let triples = mapping(own, &ranges).ok_or_else(|| too_few(file, &name, &ranges))?;
         let words = triples.iter().flatten().map(u32::to_string);
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&folders).any(|folder| folder.join(program).exists()) {
+            return Err(Error::new(format!("{program} is missing")).next("run as root, or have root install uidmap"));
+        }
         Tool::new(program).package("uidmap").arg(std::process::id().to_string()).args(words).hold()
     };
     // They must be outside when they begin, and the namespace must be there.
-    let users = helper("/etc/subuid", "newuidmap", user.as_raw())?;
-    let groups = helper("/etc/subgid", "newgidmap", group.as_raw())?;
+    let users = helper("/etc/subuid", "newuidmap", user.as_raw());
+    let helpers = users.and_then(|users| Ok((users, helper("/etc/subgid", "newgidmap", group.as_raw())?)));
     alone()?;
     // SAFETY: the process has one thread and shares no file descriptors table.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) }.doing(|| "making a user namespace").map_err(|error| {
@@ -50,8 +56,37 @@ pub fn become_root() -> Result<()> {
         )
     })?;
     let what = || format!("giving {name} the ids of an image's files");
-    users.go().doing(what)?;
-    groups.go().doing(what)
+    let one_id = helpers.is_err();
+    match helpers {
+        Ok((users, groups)) => {
+            users.go().doing(what)?;
+            groups.go().doing(what)?;
+        }
+        Err(why) => {
+            eprintln!("note: owners are written down and not given, which takes longer: {why}");
+            // In this order: who could give up groups could use what they are kept from.
+            std::fs::write("/proc/self/setgroups", "deny").doing(what)?;
+            std::fs::write("/proc/self/uid_map", format!("0 {} 1", user.as_raw())).doing(what)?;
+            std::fs::write("/proc/self/gid_map", format!("0 {} 1", group.as_raw())).doing(what)?;
+        }
+    }
+    ONE_ID.store(if one_id { YES } else { NO }, Ordering::Relaxed);
+    Ok(())
+}
+
+const UNKNOWN: u8 = 0;
+const NO: u8 = 1;
+const YES: u8 = 2;
+static ONE_ID: AtomicU8 = AtomicU8::new(UNKNOWN);
+
+/// Whether root is the only one in this process's user namespace.
+pub fn has_one_id() -> bool {
+    if ONE_ID.load(Ordering::Relaxed) == UNKNOWN {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let one = map.split_whitespace().collect::<Vec<_>>();
+        ONE_ID.store(if one.len() == 3 && one[2] == "1" { YES } else { NO }, Ordering::Relaxed);
+    }
+    ONE_ID.load(Ordering::Relaxed) == YES
 }
 
 /// Waits until the kernel has done with threads that have ended: it counts them for a moment after they have been joined, and gives

@@ -229,7 +229,7 @@ impl Turn<'_> {
     fn compress(&self) -> Result<Vec<Extent>> {
         let mut bytes = Vec::with_capacity(TURN as usize);
         for piece in &self.pieces {
-            bytes.extend_from_slice(&piece.content.part(piece.from, piece.length)?);
+            piece.content.copy_part(piece.from, piece.length, &mut bytes)?;
         }
         bytes.chunks(EXTENT).map(extent).collect()
     }

@@ -17,6 +17,7 @@ mod database;
 mod ground;
 mod survey;
 
+use super::owner;
 use super::tree::set_mtime;
 use crate::base::error::{Context, Error, Result};
 use crate::base::parallel;
@@ -25,9 +26,12 @@ use archive::{Archive, Entry, Kind};
 pub use ground::Ground;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 use survey::Survey;
+
+/// How much of a package is kept in memory while it is written, in bytes, a file's more.
+const SEEN: usize = 16 << 20;
 
 /// Numbers of the root's accounts by name.
 struct Owners {
@@ -49,7 +53,11 @@ impl Owners {
 /// # Errors
 /// A package is damaged, or the root cannot be read or written.
 pub fn lay_down(archives: &[Archive], ground: &mut Ground) -> Result<Vec<usize>> {
-    let files = parallel::each(archives, parallel::cores(), "reading packages", Archive::entries)?;
+    let files = parallel::each(archives, parallel::cores(), "reading packages", |archive| {
+        let entries = archive.entries();
+        archive.release();
+        entries
+    })?;
     let mut survey = Survey::new(ground)?;
     let (mut simple, mut left) = (Vec::new(), Vec::new());
     for (position, (archive, entries)) in archives.iter().zip(&files).enumerate() {
@@ -75,6 +83,7 @@ pub fn lay_down(archives: &[Archive], ground: &mut Ground) -> Result<Vec<usize>>
         let what = || format!("unpacking {}", archive.field("package"));
         let conffiles = survey::conffiles(archive).unwrap_or_default();
         write_files(still, &owners, archive, entries, &conffiles).doing(what)?;
+        archive.release();
         database::write_info(still, archive, entries).doing(what)
     })?;
     database::record(ground, &simple, &activated)?;
@@ -114,6 +123,7 @@ fn write_files(
     entries: &[Entry],
     conffiles: &BTreeSet<RelPath>,
 ) -> Result<()> {
+    let mut seen = 0;
     for entry in entries {
         let what = || format!("writing {}", entry.path);
         let place =
@@ -126,11 +136,16 @@ fn write_files(
                 file.write_all(archive.content(range)?).doing(what)?;
                 drop(file);
                 settle(&place, owners.of(entry), entry).doing(what)?;
+                seen += range.len();
+                if seen > SEEN {
+                    archive.release();
+                    seen = 0;
+                }
             }
             Kind::Symlink(target) => {
                 symlink(target, &place).doing(what)?;
                 let (uid, gid) = owners.of(entry);
-                std::os::unix::fs::lchown(&place, Some(uid), Some(gid)).doing(what)?;
+                owner::give(&place, uid, gid).doing(what)?;
                 set_mtime(&place, entry.mtime).doing(what)?;
             }
             Kind::HardLink(target) => std::fs::hard_link(ground.place(target), &place).doing(what)?,
@@ -142,7 +157,7 @@ fn write_files(
 
 /// Owner, mode and time of a file or directory; in this order, because changing an owner takes set-uid bits away.
 fn settle(place: &Path, (uid, gid): (u32, u32), entry: &Entry) -> std::io::Result<()> {
-    chown(place, Some(uid), Some(gid))?;
+    owner::give(place, uid, gid)?;
     std::fs::set_permissions(place, std::fs::Permissions::from_mode(entry.mode))?;
     set_mtime(place, entry.mtime)
 }

@@ -1,0 +1,144 @@
+//! Whose files are, also where the kernel lets them be root's only.
+//!
+//! In a user namespace with one id every file is root's. An owner is then an attribute of the file, `user.ostack.owner`, with both
+//! numbers. It goes where the file goes, into an overlay's upper directory too, and it is in no layer: a tree takes it for the owner.
+//! Access control lists have numbers of owners in them, and are noted the same way, with `user.ostack.` before their attribute's name.
+
+use super::user_namespace;
+use rustix::fs::{AtFlags, CWD, Gid, Uid, XattrFlags, chownat, lgetxattr, lremovexattr, lsetxattr};
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+const PREFIX: &str = "user.ostack.";
+const NOTE: &str = "user.ostack.owner";
+const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+
+/// Gives a path an owner; a symbolic link itself.
+///
+/// # Errors
+/// The kernel's.
+pub fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    if user_namespace::has_one_id() {
+        return note_path(path, uid, gid);
+    }
+    Ok(chownat(CWD, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// The owner of a path, whose metadata these are.
+pub fn of(path: &Path, meta: &Metadata) -> (u32, u32) {
+    let noted = if user_namespace::has_one_id() { noted_path(path) } else { None };
+    noted.unwrap_or((meta.uid(), meta.gid()))
+}
+
+/// The owner that is noted among a file's attributes, taken out of them; lists that are noted get their own names.
+pub(super) fn take(xattrs: &mut BTreeMap<String, Vec<u8>>) -> Option<(u32, u32)> {
+    for name in ACLS {
+        if let Some(list) = xattrs.remove(&format!("{PREFIX}{name}")) {
+            xattrs.insert(name.to_string(), list);
+        }
+    }
+    xattrs.remove(NOTE).and_then(|text| parse(&text))
+}
+
+/// Gives a path an attribute; a symbolic link itself.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn set_attribute(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+    if user_namespace::has_one_id() && is_acl(name) {
+        return Ok(lsetxattr(path, format!("{PREFIX}{name}"), value, XattrFlags::empty())?);
+    }
+    Ok(lsetxattr(path, name, value, XattrFlags::empty())?)
+}
+
+/// Whether an attribute is an access control list.
+pub(super) fn is_acl(name: &str) -> bool {
+    ACLS.contains(&name)
+}
+
+/// Notes an access control list of an open file or place, and sets the permissions that it stands for, as the kernel does.
+///
+/// # Errors
+/// It can have no note.
+pub(super) fn note_acl(file: &File, name: &str, list: &[u8]) -> io::Result<()> {
+    let path = through(file);
+    rustix::fs::setxattr(&path, format!("{PREFIX}{name}"), list, XattrFlags::empty())?;
+    if name == ACLS[0]
+        && let Some(bits) = permissions(list)
+    {
+        let mode = file.metadata()?.mode() & 0o7000 | bits;
+        rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// The permissions that a list stands for: its owner's, its mask's or else its group's, and those of others. The form is that of
+/// Linux's posix_acl_xattr.h: 4 bytes of version, then entries of 8, tag and permissions first.
+fn permissions(list: &[u8]) -> Option<u32> {
+    let entries = list.get(4..)?.chunks_exact(8).map(|entry| (u16::from_le_bytes([entry[0], entry[1]]), u32::from(entry[2] & 7)));
+    let entries: BTreeMap<u16, u32> = entries.collect();
+    let (user, group, mask, other) = (entries.get(&0x01)?, entries.get(&0x04)?, entries.get(&0x10), entries.get(&0x20)?);
+    Some(user << 6 | mask.unwrap_or(group) << 3 | other)
+}
+
+/// The owner that is noted of an open file or place.
+pub(super) fn noted(file: &File) -> Option<(u32, u32)> {
+    let mut text = [0; 32];
+    let length = rustix::fs::getxattr(through(file), NOTE, &mut text).ok()?;
+    parse(&text[..length])
+}
+
+/// Notes an owner of an open file or place.
+///
+/// # Errors
+/// It can have no note.
+pub(super) fn note(file: &File, uid: u32, gid: u32) -> io::Result<()> {
+    let path = through(file);
+    // As the real call, this takes set-user-id bits and capabilities away, and copies a file up from a lower layer.
+    rustix::fs::chown(&path, Some(Uid::ROOT), Some(Gid::ROOT))?;
+    if (uid, gid) == (0, 0) {
+        return absent(rustix::fs::removexattr(&path, NOTE));
+    }
+    Ok(rustix::fs::setxattr(&path, NOTE, text(uid, gid).as_bytes(), XattrFlags::empty())?)
+}
+
+/// The way to a place that is open for nothing: the kernel follows this link to the place itself, whatever it is.
+fn through(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn note_path(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    chownat(CWD, path, Some(Uid::ROOT), Some(Gid::ROOT), AtFlags::SYMLINK_NOFOLLOW)?;
+    if (uid, gid) == (0, 0) {
+        return absent(lremovexattr(path, NOTE));
+    }
+    Ok(lsetxattr(path, NOTE, text(uid, gid).as_bytes(), XattrFlags::empty())?)
+}
+
+fn noted_path(path: &Path) -> Option<(u32, u32)> {
+    let mut text = [0; 32];
+    let length = lgetxattr(path, NOTE, &mut text).ok()?;
+    parse(&text[..length])
+}
+
+/// To remove a note that is not there is no error; neither is it where there can be none.
+fn absent(removed: rustix::io::Result<()>) -> io::Result<()> {
+    use rustix::io::Errno;
+    match removed {
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn text(uid: u32, gid: u32) -> String {
+    format!("{uid}:{gid}")
+}
+
+fn parse(text: &[u8]) -> Option<(u32, u32)> {
+    let (uid, gid) = std::str::from_utf8(text).ok()?.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
+}
