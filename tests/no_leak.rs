@@ -229,6 +229,12 @@ fn a_build_with_secrets_leaves_them_in_the_seed_and_nowhere_else() {
     let test =
         role().duplicate().write("overlays/base/overlay.toml", overlay).write("overlays/base/templates/own.tera", template);
     let test = test.env("OSTACK_PASSPHRASE", PASSPHRASE);
+    // A boot loader that is made already starts nothing.
+    for record in files(&test.store().join("ostack/steps")) {
+        if fs::read_to_string(&record).unwrap().contains("\"step\": \"grub ") {
+            fs::remove_file(record).unwrap();
+        }
+    }
 
     let mut said = Vec::new();
     let mut started = String::new();

@@ -296,7 +296,7 @@ fn roles_that_are_built_side_by_side_share_their_base_and_have_the_bytes_of_thos
             (&built["role"], &built["artifacts"][0]["digest"])
         );
     }
-    for step in ["tools", "base", "boot", "agent", "overlay base"] {
+    for step in ["tools", "base", "boot", "agent", "overlay hosts"] {
         let builders = both.iter().filter(|role| role["seconds"].as_object().unwrap().contains_key(step)).count();
         assert_eq!(builders, 1, "roles that built the step {step}");
     }

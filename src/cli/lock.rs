@@ -1,12 +1,11 @@
 //! `ostack-image lock`: resolves packages and writes `ostack.lock`.
 
 use super::report::Steps;
-use super::session::Session;
+use super::session::{Session, leave_host_mounts};
 use super::{Global, fetch, print_json};
 use crate::base::error::{Error, Result};
 use crate::base::name::PackageName;
 use crate::image::solver::Solvers;
-use crate::layer::scratch;
 use crate::lock::request::{Request, Update, resolve};
 use crate::lock::{Lock, ReleaseLock, rpm};
 use crate::model::release::Backend;
@@ -34,7 +33,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let store = session.store()?;
     // The solver runs in a root of its own, which an ordinary user enters as root of a user namespace; now, because the process
     // must have no threads yet.
-    scratch::leave_host_mounts()?;
+    leave_host_mounts()?;
     let (old, new) = update_with(&session, &store, None, &update)?;
     let changes = ReleaseLock::diff(&old, &new);
     if global.json {

@@ -2,7 +2,7 @@
 
 use super::build::Work;
 use super::report::Steps;
-use super::session::{Session, locked};
+use super::session::{Session, leave_host_mounts, locked};
 use super::{Global, media, print_json, unlock};
 use crate::base::error::{Error, Result};
 use crate::base::fs::Batch;
@@ -10,7 +10,6 @@ use crate::base::name::Role;
 use crate::deploy::config_drive;
 use crate::deploy::seed::{self, Needed};
 use crate::image::build::Watch;
-use crate::layer::scratch;
 use crate::lock::ReleaseLock;
 use crate::model::site::Node;
 use crate::secrets::Held;
@@ -86,7 +85,7 @@ fn config_drives(
     seeds: &[Written],
 ) -> Result<Vec<Written>> {
     let store = session.store()?;
-    scratch::leave_host_mounts()?;
+    leave_host_mounts()?;
     let write_lock = store.lock()?;
     let steps = Steps::new(global.verbose, None);
     let mut drives = Vec::new();

@@ -236,9 +236,17 @@ pub(super) fn store_folder(named: Option<&Path>) -> Result<PathBuf> {
     Ok(cache.join("ostack-image/store"))
 }
 
+/// Leaves the host's mounts, and says so where an ordinary user's build is not as fast as it could be.
+pub(super) fn leave_host_mounts() -> Result<()> {
+    if let Some(why) = scratch::leave_host_mounts()? {
+        eprintln!("note: owners are written down and not given, which takes longer: {why}");
+    }
+    Ok(())
+}
+
 /// The right to write to the store, with nothing in its scratch folder. Mounts are this process's own from now on.
 pub fn write_lock(store: &Store) -> Result<WriteLock> {
-    scratch::leave_host_mounts()?;
+    leave_host_mounts()?;
     let lock = store.lock()?;
     store.empty_scratch(&lock)?;
     Ok(lock)

@@ -3,7 +3,7 @@
 //! The memory is a tmpfs in a mount namespace of this process alone, so that the kernel frees it however the build ends.
 
 use super::user_namespace;
-use crate::base::error::{Context, Result};
+use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use rustix::fs::XattrFlags;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
@@ -13,18 +13,19 @@ use std::path::Path;
 /// Available memory from which on roots are built in memory: three times what the largest role unpacks to.
 const ENOUGH_KIB: u64 = 12 << 20;
 
-/// Leaves the host's mount namespace; an ordinary user becomes root of a user namespace before. To be called once, before the process
-/// has threads.
+/// Leaves the host's mount namespace; an ordinary user becomes root of a user namespace before, and is told why it has one id only if
+/// it has. To be called once, before the process has threads.
 ///
 /// # Errors
 /// The caller is not root and cannot become it.
-pub fn leave_host_mounts() -> Result<()> {
-    user_namespace::become_root()?;
+pub fn leave_host_mounts() -> Result<Option<Error>> {
+    let why = user_namespace::become_root()?;
     // SAFETY: the process has one thread and shares no file descriptors table.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
         .doing(|| "making a mount namespace")
         .map_err(|error| error.next("run as root"))?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).doing(|| "making mounts private")
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).doing(|| "making mounts private")?;
+    Ok(why)
 }
 
 /// Puts a tmpfs over the scratch folder if there is memory enough; says whether it did.

@@ -23,14 +23,15 @@ const LAST: u32 = 65534;
 /// A range of ids: the first, and how many.
 type Range = (u32, u32);
 
-/// Makes this process root of a user namespace, if it is not root already. To be called before the process has threads.
+/// Makes this process root of a user namespace, if it is not root already; says why root is the only one in it, where that is so. To be
+/// called before the process has threads.
 ///
 /// # Errors
 /// The kernel gives ordinary users no namespaces.
-pub fn become_root() -> Result<()> {
+pub fn become_root() -> Result<Option<Error>> {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
     if user.is_root() {
-        return Ok(());
+        return Ok(None);
     }
     let name = name_of(&fs::read_text(Path::new("/etc/passwd"))?, user.as_raw());
     let helper = |file: &str, program: &str, own: u32| -> Result<_> {
@@ -56,22 +57,22 @@ pub fn become_root() -> Result<()> {
         )
     })?;
     let what = || format!("giving {name} the ids of an image's files");
-    let one_id = helpers.is_err();
-    match helpers {
+    let why = match helpers {
         Ok((users, groups)) => {
             users.go().doing(what)?;
             groups.go().doing(what)?;
+            None
         }
         Err(why) => {
-            eprintln!("note: owners are written down and not given, which takes longer: {why}");
             // In this order: who could give up groups could use what they are kept from.
             std::fs::write("/proc/self/setgroups", "deny").doing(what)?;
             std::fs::write("/proc/self/uid_map", format!("0 {} 1", user.as_raw())).doing(what)?;
             std::fs::write("/proc/self/gid_map", format!("0 {} 1", group.as_raw())).doing(what)?;
+            Some(why)
         }
-    }
-    ONE_ID.store(if one_id { YES } else { NO }, Ordering::Relaxed);
-    Ok(())
+    };
+    ONE_ID.store(if why.is_some() { YES } else { NO }, Ordering::Relaxed);
+    Ok(why)
 }
 
 const UNKNOWN: u8 = 0;

@@ -70,11 +70,7 @@ pub(super) fn answered() -> Result<()> {
         }
         child => {
             drop((to, wait));
-            let code = answer(child, &mut from, ready).unwrap_or_else(|error| {
-                eprintln!("{error}");
-                1
-            });
-            std::process::exit(code);
+            std::process::exit(answer(child, &mut from, ready)?);
         }
     }
 }
