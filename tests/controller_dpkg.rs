@@ -68,7 +68,8 @@ fn a_controller_is_what_dpkg_alone_leaves_and_dpkg_finds_nothing_wrong_with_it()
     assert_eq!((other, errors.as_str()), (Vec::new(), ""));
     // It does look.
     let (_, said, _) = in_root(&["sh", "-c", "echo >> /usr/bin/less; rm /usr/bin/lsof; dpkg --verify less lsof"]);
-    assert_eq!(said, "??5??????   /usr/bin/less\nmissing     /usr/bin/lsof\n");
+    let other: Vec<&str> = said.lines().filter(|line| !explained(line)).collect();
+    assert_eq!(other, ["??5??????   /usr/bin/less", "missing     /usr/bin/lsof"]);
 
     // Type, owner, mode, attributes and bytes of every path are in a layer's identity. Compiled Python is taken from the first build.
     let test = test.replace(RELEASE, "\n[configure]\n", "\n[configure]\ndpkg_unpacks = true\n");
