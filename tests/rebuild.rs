@@ -184,6 +184,13 @@ fn an_ordinary_user_locks_and_builds_the_bytes_that_root_does() {
     assert_eq!(json["image"], role().json["image"]);
     assert_eq!(json["artifacts"][0]["digest"], role().json["artifacts"][0]["digest"]);
 
+    // The root that the layers are, with file capabilities, which no unpacking by a user would keep.
+    let archive = ["build", "compute", "--format", "tar.gz", "--json"];
+    let output = user.run(&archive);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["artifacts"][0]["digest"], role().duplicate().run(archive).json()["artifacts"][0]["digest"]);
+
     // What it leaves is its own, and it can clean up.
     let output = user.run(&["store", "gc"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
