@@ -166,34 +166,43 @@ impl User {
         command.arg("--store").arg(self.test.store()).current_dir(self.test.project()).stdin(Stdio::null());
         command.output().unwrap()
     }
+
+    /// Runs the program as the user, to a good end.
+    fn run_well(&self, args: &[&str]) -> Output {
+        let output = self.run(args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    /// Locks and builds anew: the lock is the same, and so are layers, image and disk. What the build said on stderr.
+    fn locks_and_builds_what_root_does(&self) -> String {
+        let path = self.test.project().join("ostack.lock");
+        let lock = fs::read_to_string(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        self.run_well(&["lock"]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), lock);
+        let output = self.run_well(&["build", "compute", "--json"]);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["layers"], role().json["layers"]);
+        assert_eq!(json["image"], role().json["image"]);
+        assert_eq!(json["artifacts"][0]["digest"], role().json["artifacts"][0]["digest"]);
+        String::from_utf8(output.stderr).unwrap()
+    }
 }
 
 #[test]
 fn an_ordinary_user_locks_and_builds_the_bytes_that_root_does() {
     let user = User::new(&format!("somebody:600000:30000\n{USER}:900000:65536\n"));
-    let path = user.test.project().join("ostack.lock");
-    let lock = fs::read_to_string(&path).unwrap();
-    fs::remove_file(&path).unwrap();
-    let output = user.run(&["lock"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(fs::read_to_string(&path).unwrap(), lock);
-    let output = user.run(&["build", "compute", "--json"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(json["layers"], role().json["layers"]);
-    assert_eq!(json["image"], role().json["image"]);
-    assert_eq!(json["artifacts"][0]["digest"], role().json["artifacts"][0]["digest"]);
+    user.locks_and_builds_what_root_does();
 
     // The root that the layers are, with file capabilities, which no unpacking by a user would keep.
     let archive = ["build", "compute", "--format", "tar.gz", "--json"];
-    let output = user.run(&archive);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = user.run_well(&archive);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["artifacts"][0]["digest"], role().duplicate().run(archive).json()["artifacts"][0]["digest"]);
 
     // What it leaves is its own, and it can clean up.
-    let output = user.run(&["store", "gc"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    user.run_well(&["store", "gc"]);
     assert_eq!(fs::read_dir(user.test.store().join("ostack/scratch")).unwrap().count(), 0);
     assert_eq!(leftovers::of(user.test.folder()), Vec::<String>::new());
 }
@@ -201,24 +210,11 @@ fn an_ordinary_user_locks_and_builds_the_bytes_that_root_does() {
 #[test]
 fn a_user_with_too_few_ids_locks_and_builds_the_same_bytes_and_is_told_how_it_would_be_faster() {
     let user = User::new("somebody:600000:1000\n");
-    let path = user.test.project().join("ostack.lock");
-    let lock = fs::read_to_string(&path).unwrap();
-    fs::remove_file(&path).unwrap();
-    let output = user.run(&["lock"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(fs::read_to_string(&path).unwrap(), lock);
-    let output = user.run(&["build", "compute", "--json"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let said = user.locks_and_builds_what_root_does();
     let note = "note: owners are written down and not given, which takes longer: building without root takes 65534 subordinate ids, \
                 and /etc/subuid gives somebody 1000\n  next: run as root, or have root give them: usermod --add-subuids \
                 100000-165535 --add-subgids 100000-165535 somebody\n";
     assert!(said.contains(note), "{said}");
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(json["layers"], role().json["layers"]);
-    assert_eq!(json["image"], role().json["image"]);
-    assert_eq!(json["artifacts"][0]["digest"], role().json["artifacts"][0]["digest"]);
-    let output = user.run(&["store", "gc"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    user.run_well(&["store", "gc"]);
     assert_eq!(leftovers::of(user.test.folder()), Vec::<String>::new());
 }

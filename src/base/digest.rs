@@ -32,14 +32,8 @@ impl Digest {
     /// Whatever reading gives.
     pub fn of_reader(reader: &mut impl Read) -> io::Result<(Self, u64)> {
         let mut hasher = Hasher::new(io::sink());
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let count = reader.read(&mut buffer)?;
-            if count == 0 {
-                return Ok(hasher.finish());
-            }
-            hasher.write_all(&buffer[..count])?;
-        }
+        copy(reader, &mut hasher)?;
+        Ok(hasher.finish())
     }
 
     /// The digest and the size of a file.
@@ -117,6 +111,21 @@ impl Serialize for Digest {
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Copies all that a reader still gives, 1 MiB at a time.
+///
+/// # Errors
+/// Whatever reading or writing gives.
+pub fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = from.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..count])?;
     }
 }
 

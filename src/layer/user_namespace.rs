@@ -14,7 +14,7 @@ use crate::base::fs;
 use crate::base::tool::Tool;
 use rustix::thread::UnshareFlags;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The highest id that images have: `nobody` and `nogroup`.
@@ -71,23 +71,16 @@ pub fn become_root() -> Result<Option<Error>> {
             Some(why)
         }
     };
-    ONE_ID.store(if why.is_some() { YES } else { NO }, Ordering::Relaxed);
     Ok(why)
 }
 
-const UNKNOWN: u8 = 0;
-const NO: u8 = 1;
-const YES: u8 = 2;
-static ONE_ID: AtomicU8 = AtomicU8::new(UNKNOWN);
-
-/// Whether root is the only one in this process's user namespace.
+/// Whether root is the only one in this process's user namespace. Not to be asked before [`become_root`].
 pub fn has_one_id() -> bool {
-    if ONE_ID.load(Ordering::Relaxed) == UNKNOWN {
+    static ONE_ID: OnceLock<bool> = OnceLock::new();
+    *ONE_ID.get_or_init(|| {
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let one = map.split_whitespace().collect::<Vec<_>>();
-        ONE_ID.store(if one.len() == 3 && one[2] == "1" { YES } else { NO }, Ordering::Relaxed);
-    }
-    ONE_ID.load(Ordering::Relaxed) == YES
+        matches!(map.split_whitespace().collect::<Vec<_>>()[..], [_, _, "1"])
+    })
 }
 
 /// Waits until the kernel has done with threads that have ended: it counts them for a moment after they have been joined, and gives

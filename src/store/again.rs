@@ -8,10 +8,9 @@
 //! when it is checked first, against its name, and may be lost.
 
 use super::Store;
-use crate::base::digest::{Digest, Hasher};
+use crate::base::digest::{Digest, Hasher, copy};
 use crate::base::error::{Context, Result};
 use crate::base::fs;
-use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 impl Store {
@@ -45,18 +44,6 @@ impl Store {
     /// The folder of what is known of blobs that have been checked.
     pub fn again(&self) -> PathBuf {
         self.root.join("ostack/blake3")
-    }
-}
-
-/// As the standard library's, but 1 MiB at a time.
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let count = from.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(());
-        }
-        to.write_all(&buffer[..count])?;
     }
 }
 

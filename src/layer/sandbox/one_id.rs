@@ -13,6 +13,7 @@
 use crate::base::error::{Context, Error, Result};
 use crate::layer::owner;
 use libc::{c_int, c_long, c_void, sock_filter};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -118,8 +119,9 @@ fn answer(child: c_int, from: &mut impl Read, ready: io::PipeWriter) -> Result<c
     let what = || "writing owners down";
     let mut number = [0; 4];
     from.read_exact(&mut number).doing(what)?;
-    let listener = taken(child, c_int::from_le_bytes(number)).doing(what)?;
-    let ended = pidfd(child).doing(what)?;
+    let process = Pid::from_raw(child).ok_or_else(|| Error::new("a child has no number"))?;
+    let ended = pidfd_open(process, PidfdFlags::empty()).doing(what)?;
+    let listener = pidfd_getfd(&ended, c_int::from_le_bytes(number), PidfdGetfdFlags::empty()).doing(what)?;
     drop(ready);
     loop {
         let mut both = [&listener, &ended].map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
@@ -134,10 +136,7 @@ fn answer(child: c_int, from: &mut impl Read, ready: io::PipeWriter) -> Result<c
         }
         reap_others(child);
     }
-    let mut status = 0;
-    // SAFETY: waits for our own child.
-    unsafe { libc::waitpid(child, &raw mut status, 0) };
-    Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) })
+    super::wait_for(child, None).map(Option::unwrap_or_default)
 }
 
 /// Processes whose parents have ended are the first process's children.
@@ -158,26 +157,6 @@ fn reap_others(child: c_int) {
         // SAFETY: a child of ours that has ended.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
     }
-}
-
-fn pidfd(process: c_int) -> io::Result<OwnedFd> {
-    // SAFETY: gives a new descriptor or an error.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) })
-}
-
-/// Another process's descriptor, for this one.
-fn taken(process: c_int, number: c_int) -> io::Result<OwnedFd> {
-    let process = pidfd(process)?;
-    // SAFETY: gives a new descriptor or an error.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })
-}
-
-fn owned(result: c_long) -> io::Result<OwnedFd> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor that nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(result as c_int) })
 }
 
 fn answer_one(listener: &OwnedFd) -> io::Result<()> {
