@@ -203,3 +203,22 @@ fn a_wrong_command_line_is_exit_code_2() {
         assert_eq!(Test::new().run(args).output.status.code(), Some(2), "{args:?}");
     }
 }
+
+#[test]
+fn whoever_closes_the_output_has_read_enough() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let test = Test::new();
+    let output =
+        test.command(["plan", "compute", "--verbose"]).stdout(writer.try_clone().unwrap()).stderr(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_an_error() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Test::new().command(["plan", "compute"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = "error: writing the result to stdout: No space left on device (os error 28)\n";
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), stderr);
+}

@@ -4,6 +4,7 @@ use super::serve::state;
 use super::session::Session;
 use super::{Global, print_json};
 use crate::base::error::Result;
+use crate::cli::terminal::out;
 use crate::deploy::arming::Arming;
 use clap::Args;
 use serde_json::json;
@@ -51,7 +52,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         return print_json(&json!({ "nodes": nodes, "armed": !options.off, "wipe_state": options.wipe_state }));
     }
     for (node, line) in lines {
-        println!("{node}  {line}");
+        out!("{node}  {line}");
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::{Global, print_json, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::name::Role;
+use crate::cli::terminal::{note, out};
 use crate::image::manifest;
 use crate::lab::qemu::{self, Disk, Firmware, Machine, Spec};
 use crate::model::site::Node;
@@ -93,7 +94,7 @@ fn secrets(session: &Session, options: &Options, node: &Node) -> Result<Held> {
     let mut held = Held::new(session.site.name.as_str());
     let wanted = unlock::wanted(session, Some(node))?;
     if !draw::missing(&mut held, &wanted)?.is_empty() {
-        eprintln!("  there are no secrets of this site: drawing some for this boot alone");
+        note!("  there are no secrets of this site: drawing some for this boot alone");
     }
     Ok(held)
 }
@@ -101,7 +102,7 @@ fn secrets(session: &Session, options: &Options, node: &Node) -> Result<Held> {
 fn check(global: &Global, options: &Options, spec: &Spec, folder: &Path) -> Result<()> {
     let begin = Instant::now();
     let _ = std::fs::remove_file(folder.join("report"));
-    eprintln!("  starting {} …", options.role);
+    note!("  starting {} …", options.role);
     let mut machine = Machine::start(spec, folder)?;
     let report = machine.wait_for_report(1, Duration::from_secs(options.timeout))?;
     let seconds = begin.elapsed().as_secs_f64();
@@ -110,7 +111,7 @@ fn check(global: &Global, options: &Options, spec: &Spec, folder: &Path) -> Resu
             &json!({ "node": report.node, "role": report.role, "image": report.image, "state": report.state, "failed": report.failed, "seconds": seconds }),
         )?;
     } else {
-        println!(
+        out!(
             "{} is up after {seconds:.0} s: image {}, system {}, {} failed units",
             report.node,
             report.image,
@@ -127,7 +128,7 @@ fn check(global: &Global, options: &Options, spec: &Spec, folder: &Path) -> Resu
 
 fn interactive(spec: &Spec, folder: &Path) -> Result<()> {
     let machine = qemu::tool_on_terminal(spec, folder)?;
-    eprintln!("  Ctrl-a x ends the machine");
+    note!("  Ctrl-a x ends the machine");
     match machine.run_visible()? {
         0 => Ok(()),
         code => Err(Error::new(format!("QEMU ended with exit code {code}")).next("read its message above")),

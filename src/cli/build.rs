@@ -7,10 +7,13 @@ use crate::base::digest::Digest;
 use crate::base::error::Result;
 use crate::base::name::Role;
 use crate::base::parallel;
+use crate::cli::terminal::{note, out};
 use crate::image::artifact::{Artifact, Format, Maker};
-use crate::image::build::{Builder, NodeProgram, Parts, Watch, tools};
+use crate::image::build::{Builder, NodeProgram, Parts};
 use crate::image::check::Judged;
 use crate::image::manifest::Image;
+use crate::image::step;
+use crate::image::tools::tools;
 use crate::layer::scratch;
 use crate::lock::ReleaseLock;
 use crate::model::disk::DiskSpec;
@@ -126,7 +129,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
             if !global.json {
                 summary(&built, seconds);
                 if options.timings {
-                    print!("{}", timings(steps));
+                    timings(steps).iter().for_each(|line| out!("{line}"));
                 }
             }
             results.push(json_of(&session, &built, steps, seconds));
@@ -179,7 +182,7 @@ impl Work<'_> {
         let program = self.session.node_program()?;
         let memory = needs_roots(&plan, self.store, &program.digest) && scratch::prepare(&scratch_folder)?;
         if self.global.verbose && memory {
-            eprintln!("  roots are built in memory");
+            note!("  roots are built in memory");
         }
         let builder = self.builder(&plan, program, &scratch_folder);
         let parts = builder.layers();
@@ -246,7 +249,7 @@ pub(super) fn image(work: &Work<'_>, lock: &mut ReleaseLock) -> Result<(Arc<Role
 fn one(work: &Work<'_>, lock: &mut ReleaseLock, spec: &DiskSpec, formats: &[FormatName]) -> Result<Built> {
     let Work { session, store, .. } = work;
     let (plan, image, mut cached) = image(work, lock)?;
-    let maker = Maker { store, image: &image, spec, tools_key: plan.tools.digest() };
+    let maker = Maker { store, image: &image, spec, tools_key: plan.tools.digest(), watch: work.steps };
     let mut artifacts = Vec::new();
     for format in formats {
         let format = match format {
@@ -278,10 +281,7 @@ pub(super) fn artifact(work: &Work<'_>, plan: &RolePlan, maker: &Maker<'_>, form
     }
     let tools = tools(store, work.write_lock, plan, *steps)?;
     crate::base::fs::create_dir_all(&session.out)?;
-    steps.begins(format.as_str());
-    let begin = Instant::now();
-    let artifact = maker.make(&session.out, format, &tools)?;
-    steps.done(format.as_str(), begin.elapsed().as_secs_f64());
+    let artifact = step::timed(*steps, format.as_str(), || maker.make(&session.out, format, &tools))?;
     Ok((artifact, false))
 }
 
@@ -307,7 +307,7 @@ fn missing<'a>(plan: &'a RolePlan, store: &Store) -> Result<Vec<&'a Package>> {
 fn summary(built: &Built, seconds: f64) {
     let image = &built.image;
     let size: u64 = image.layers.iter().map(|layer| layer.blob.size).sum();
-    println!(
+    out!(
         "{}: image {}, {} layers, {:.1} MB, {} packages",
         image.role,
         image.manifest.digest,
@@ -316,16 +316,16 @@ fn summary(built: &Built, seconds: f64) {
         image.packages.len()
     );
     for artifact in &built.artifacts {
-        println!("{}  {:.1} MB  {}", artifact.path.display(), artifact.size as f64 / 1e6, artifact.digest);
+        out!("{}  {:.1} MB  {}", artifact.path.display(), artifact.size as f64 / 1e6, artifact.digest);
     }
-    println!("{} in {seconds:.2} s", if built.cached { "nothing changed" } else { "built" });
+    out!("{} in {seconds:.2} s", if built.cached { "nothing changed" } else { "built" });
 }
 
 /// Every step that was done, the longest first.
-fn timings(steps: &Steps) -> String {
+fn timings(steps: &Steps) -> Vec<String> {
     let mut all: Vec<(String, f64)> = steps.seconds().into_iter().collect();
     all.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-    all.iter().map(|(step, seconds)| format!("{seconds:9.3} s  {step}\n")).collect()
+    all.iter().map(|(step, seconds)| format!("{seconds:9.3} s  {step}")).collect()
 }
 
 fn json_of(session: &Session, built: &Built, steps: &Steps, seconds: f64) -> Value {

@@ -6,6 +6,7 @@ use super::session::{RoleFiles, Session, write_lock};
 use super::{Global, print_json};
 use crate::base::error::{Error, Place, Result};
 use crate::base::name::Role;
+use crate::cli::terminal::{note, out};
 use crate::image::check::Judged;
 use crate::plan::RolePlan;
 use crate::plan::checks::CheckStep;
@@ -50,7 +51,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         // One role's failure does not keep the others from being checked.
         let refused = report.refuse();
         if let (Err(before), Err(_)) = (&failed, &refused) {
-            eprintln!("error: {before}");
+            note!("error: {before}");
         }
         if refused.is_err() {
             failed = refused;
@@ -114,7 +115,7 @@ impl<'a> Report<'a> {
     pub fn warn(&self, wanted: impl Fn(&Judged) -> bool) {
         for one in self.checks.iter().filter(|one| wanted(one.judged)) {
             for (line, place) in one.judged.verdict.warnings.iter().zip(&one.warnings) {
-                eprintln!("warning: {place}: the check {} says: {line}", one.check.full_name());
+                note!("warning: {place}: the check {} says: {line}", one.check.full_name());
             }
         }
     }
@@ -127,7 +128,7 @@ impl<'a> Report<'a> {
         let mut failures: Vec<&Error> = self.checks.iter().filter_map(|one| one.failure.as_ref()).collect();
         let Some(last) = failures.pop() else { return Ok(()) };
         for failure in failures {
-            eprintln!("error: {failure}");
+            note!("error: {failure}");
         }
         Err(last.clone())
     }
@@ -135,10 +136,10 @@ impl<'a> Report<'a> {
     /// One line per check.
     fn table(&self) {
         let width = self.checks.iter().map(|one| one.check.full_name().len()).max().unwrap_or(0);
-        println!("{}: {} checks", self.plan.role, self.checks.len());
+        out!("{}: {} checks", self.plan.role, self.checks.len());
         for one in &self.checks {
             let took = one.judged.seconds.map_or("cached".to_string(), |seconds| format!("{seconds:.2} s"));
-            println!("  {:width$}  {:12}  {took}", one.check.full_name(), one.result());
+            out!("  {:width$}  {:12}  {took}", one.check.full_name(), one.result());
         }
     }
 

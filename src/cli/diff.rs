@@ -7,6 +7,7 @@ use super::session::store_folder;
 use super::{Global, print_json};
 use crate::base::error::Result;
 use crate::base::path::RelPath;
+use crate::cli::terminal::out;
 use crate::image::manifest::{self, Image};
 use crate::layer::tree::{Entry, Kind, Tree};
 use crate::store::{PREVIOUS, Store};
@@ -64,34 +65,34 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 }
 
 fn print(difference: &Difference) {
-    println!("a {}\nb {}", difference.a, difference.b);
+    out!("a {}\nb {}", difference.a, difference.b);
     if difference.a == difference.b {
-        println!("the same image");
+        out!("the same image");
         return;
     }
-    println!("packages: {} changed", difference.packages.len());
+    out!("packages: {} changed", difference.packages.len());
     for line in &difference.packages {
-        println!("  {line}");
+        out!("  {line}");
     }
-    println!("settings: {} changed", difference.settings.len());
+    out!("settings: {} changed", difference.settings.len());
     for setting in &difference.settings {
-        println!("  {} ({})", setting.path, setting.layer);
+        out!("  {} ({})", setting.path, setting.layer);
         for line in setting.change.lines() {
-            println!("    {line}");
+            out!("    {line}");
         }
     }
     if !difference.files.is_empty() {
-        println!("files: {} differ, of the same packages", difference.files.len());
+        out!("files: {} differ, of the same packages", difference.files.len());
     }
     for file in &difference.files {
-        println!("  {} ({})", file.path, file.origin);
+        out!("  {} ({})", file.path, file.origin);
         for line in file.change.lines() {
-            println!("    {line}");
+            out!("    {line}");
         }
     }
-    println!("layers: {} changed", difference.layers.len());
+    out!("layers: {} changed", difference.layers.len());
     for line in &difference.layers {
-        println!("  {line}");
+        out!("  {line}");
     }
 }
 

@@ -5,6 +5,7 @@ use super::report::Bar;
 use super::session::Session;
 use crate::base::digest::Digest;
 use crate::base::error::{Error, Result};
+use crate::cli::terminal::note;
 use crate::image::solver::Keeper;
 use crate::lock::fetch::{Blobs, FetchError, fetch};
 use crate::lock::request::Update;
@@ -91,7 +92,7 @@ pub(super) fn packages(
         (Ok(()), _) => Ok(None),
         (Err(FetchError::Gone(names)), Some(write_lock)) => {
             let what = if names.len() == 1 { "1 locked package is" } else { &format!("{} locked packages are", names.len()) };
-            eprintln!("  {what} on no mirror any more; locking anew");
+            note!("  {what} on no mirror any more; locking anew");
             lock::update(session, store, Some(write_lock), &Update::Only(names.into_iter().collect()))?;
             Ok(Some(session.release_lock()?))
         }

@@ -3,6 +3,7 @@
 use super::session::store_folder;
 use super::{Global, print_json};
 use crate::base::error::{Context, Error, Result};
+use crate::cli::terminal::out;
 use crate::image::manifest::{self, Image};
 use crate::layer::erofs;
 use crate::layer::tree::{Kind, Tree};
@@ -36,23 +37,23 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     }
     if options.packages {
         for (name, version) in &image.packages {
-            println!("{name} {version}");
+            out!("{name} {version}");
         }
         return Ok(());
     }
-    println!("image     {}", image.manifest.digest);
-    println!("role      {}", image.role);
-    println!("release   {}", image.release);
-    println!("made of   {} packages as of {}", image.packages.len(), manifest::humane(image.epoch));
-    println!("kernel    {:.1} MB, initrd {:.1} MB", image.kernel.size as f64 / 1e6, image.initrd.size as f64 / 1e6);
-    println!("arguments {}", image.command_line);
-    println!("layers    {:.1} MB", total as f64 / 1e6);
+    out!("image     {}", image.manifest.digest);
+    out!("role      {}", image.role);
+    out!("release   {}", image.release);
+    out!("made of   {} packages as of {}", image.packages.len(), manifest::humane(image.epoch));
+    out!("kernel    {:.1} MB, initrd {:.1} MB", image.kernel.size as f64 / 1e6, image.initrd.size as f64 / 1e6);
+    out!("arguments {}", image.command_line);
+    out!("layers    {:.1} MB", total as f64 / 1e6);
     for layer in &image.layers {
-        println!("  {:12} {:8} {:10.3} MB  {}", layer.name, layer.kind, layer.blob.size as f64 / 1e6, layer.diff_id);
+        out!("  {:12} {:8} {:10.3} MB  {}", layer.name, layer.kind, layer.blob.size as f64 / 1e6, layer.diff_id);
     }
-    println!("state");
+    out!("state");
     for state in &image.state {
-        println!("  {:10} {}", state.class, state.path);
+        out!("  {:10} {}", state.class, state.path);
     }
     Ok(())
 }
@@ -82,7 +83,7 @@ fn files(global: &Global, store: &Store, image: &Image, name: &str) -> Result<()
         let text = |key: &str| line[key].as_str().unwrap_or_default().to_string();
         let (uid, gid) = (line["uid"].to_string(), line["gid"].to_string());
         let shown = format!("{} {uid:>5}:{gid:<5} {:9} {} {}", text("mode"), text("kind"), text("path"), text("detail"));
-        println!("{}", shown.trim_end());
+        out!("{}", shown.trim_end());
     }
     Ok(())
 }

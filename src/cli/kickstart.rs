@@ -6,6 +6,7 @@ use super::session::{Session, write_lock};
 use super::{Global, netboot, print_json, unlock};
 use crate::base::error::{Error, Result};
 use crate::base::name::{PackageName, Role};
+use crate::cli::terminal::out;
 use crate::deploy::kickstart::{Bundle, PROGRAM, RoleParts, Written, not_for};
 use crate::deploy::serve::BUNDLE;
 use crate::image::artifact::{Artifact, Format, Maker};
@@ -48,7 +49,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         return print_json(&written);
     }
     for node in &written.nodes {
-        println!("{}", written.path.join(node).join("ks.cfg").display());
+        out!("{}", written.path.join(node).join("ks.cfg").display());
     }
     let packages = if written.images {
         "roots of images"
@@ -57,9 +58,9 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     } else {
         "packages unlocked: the newest of their repositories"
     };
-    println!("{} files, {packages}  {}", written.files, written.digest);
+    out!("{} files, {packages}  {}", written.files, written.digest);
     if held.is_none() {
-        println!("no secrets are at hand: files keep their placeholders");
+        out!("no secrets are at hand: files keep their placeholders");
     }
     Ok(())
 }
@@ -148,7 +149,7 @@ fn roots(global: &Global, session: &Session, nodes: &[&Node]) -> Result<BTreeMap
         let files = session.role(role)?;
         let work = Work { session, files, store: &store, write_lock: &write_lock, global, relock: false, steps: &steps };
         let (plan, image, _) = build::image(&work, &mut lock)?;
-        let maker = Maker { store: &store, image: &image, spec: &spec, tools_key: plan.tools.digest() };
+        let maker = Maker { store: &store, image: &image, spec: &spec, tools_key: plan.tools.digest(), watch: &steps };
         roots.insert(role, build::artifact(&work, &plan, &maker, Format::Root)?.0);
     }
     Ok(roots)

@@ -5,6 +5,7 @@ use super::session::{Session, leave_host_mounts};
 use super::{Global, fetch, print_json};
 use crate::base::error::{Error, Result};
 use crate::base::name::PackageName;
+use crate::cli::terminal::{note, out};
 use crate::image::solver::Solvers;
 use crate::lock::request::{Request, Update, resolve};
 use crate::lock::{Lock, ReleaseLock, rpm};
@@ -42,13 +43,13 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     }
     // A first lock changes everything; the file itself is the list then.
     if old.packages.is_empty() {
-        println!("{}: {} packages", session.lock_file.display(), new.all().count());
+        out!("{}: {} packages", session.lock_file.display(), new.all().count());
         return Ok(());
     }
     for change in &changes {
-        println!("{change}");
+        out!("{change}");
     }
-    println!("{}: {} packages, {} changed", session.lock_file.display(), new.all().count(), changes.len());
+    out!("{}: {} packages, {} changed", session.lock_file.display(), new.all().count(), changes.len());
     Ok(())
 }
 
@@ -56,7 +57,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
 pub(super) fn update(session: &Session, store: &Store, held: Option<&WriteLock>, update: &Update) -> Result<()> {
     let (old, new) = update_with(session, store, held, update)?;
     for change in ReleaseLock::diff(&old, &new) {
-        eprintln!("  {change}");
+        note!("  {change}");
     }
     Ok(())
 }
@@ -75,7 +76,7 @@ fn update_with(
         Backend::Rpm if session.release.packages.solver.is_empty() => format!("dnf {} of this machine", rpm::machine()?),
         Backend::Rpm => "dnf".to_string(),
     };
-    eprintln!("  asking {solver} for the packages of {} …", session.release_name);
+    note!("  asking {solver} for the packages of {} …", session.release_name);
     let tools = match &session.release.packages.tools_from {
         Some(name) => Some((name, session.project.release(name)?)),
         None => None,

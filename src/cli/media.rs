@@ -7,11 +7,11 @@ use crate::base::error::Result;
 use crate::deploy::describe::describe;
 use crate::deploy::iso::Iso;
 use crate::image::artifact::{Artifact, Maker};
-use crate::image::build::{Watch, loaders, tools};
+use crate::image::step;
+use crate::image::tools::{loaders, tools};
 use crate::lock::ReleaseLock;
 use crate::plan::{Package, RolePlan};
 use std::path::PathBuf;
-use std::time::Instant;
 
 /// The roots of tools and of loaders, fetched and unpacked if need be.
 pub(super) fn roots(work: &Work<'_>, plan: &RolePlan, lock: &mut ReleaseLock) -> Result<(PathBuf, PathBuf)> {
@@ -38,15 +38,13 @@ pub(super) fn drivers(work: &Work<'_>, plan: &RolePlan) -> Result<Blob> {
 /// Writes the role's medium.
 pub(super) fn iso(work: &Work<'_>, plan: &RolePlan, maker: &Maker<'_>, lock: &mut ReleaseLock) -> Result<Artifact> {
     let (tools, loaders) = roots(work, plan, lock)?;
-    work.steps.begins("iso");
-    let begin = Instant::now();
-    let spec = work.session.project.iso()?;
-    let described = describe(maker, &tools)?;
-    let drivers = drivers(work, plan)?;
-    let path = work.session.out.join(format!("{}.iso", plan.role));
-    let iso =
-        Iso { site: &work.session.site, spec: &spec, maker, described: &described, drivers, tools: &tools, loaders: &loaders };
-    let (digest, size) = iso.write(&path)?;
-    work.steps.done("iso", begin.elapsed().as_secs_f64());
-    Ok(Artifact { format: "iso".to_string(), path, digest, size })
+    step::timed(work.steps, "iso", || {
+        let spec = work.session.project.iso()?;
+        let described = &describe(maker, &tools)?;
+        let drivers = drivers(work, plan)?;
+        let path = work.session.out.join(format!("{}.iso", plan.role));
+        let iso = Iso { site: &work.session.site, spec: &spec, maker, described, drivers, tools: &tools, loaders: &loaders };
+        let (digest, size) = iso.write(&path)?;
+        Ok(Artifact { format: "iso".to_string(), path, digest, size })
+    })
 }

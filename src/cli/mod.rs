@@ -22,10 +22,12 @@ mod seed;
 mod serve;
 mod session;
 mod store;
+mod terminal;
 mod unlock;
 
 use crate::base::error::{Error, Result};
 use crate::base::name::Word;
+use crate::cli::terminal::{note, out};
 use crate::lab::holder;
 use crate::layer::sandbox;
 use clap::{Args, Parser, Subcommand};
@@ -123,10 +125,10 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     let cli = Cli::parse();
-    match run(&cli) {
+    match run(&cli).and_then(|()| terminal::written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            note!("error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -159,7 +161,7 @@ fn sandboxed(spec: Option<PathBuf>) -> ExitCode {
     match entered {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => {
-            eprintln!("{error}");
+            note!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -168,6 +170,6 @@ fn sandboxed(spec: Option<PathBuf>) -> ExitCode {
 /// Prints a result as JSON on stdout.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::new(error).doing("writing JSON"))?;
-    println!("{text}");
+    out!("{text}");
     Ok(())
 }

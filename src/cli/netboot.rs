@@ -6,10 +6,11 @@ use super::session::{Session, write_lock};
 use super::{Global, media, print_json, unlock};
 use crate::base::error::{Error, Result};
 use crate::base::name::Role;
+use crate::cli::terminal::out;
 use crate::deploy::describe::describe;
 use crate::deploy::netboot::{RoleImage, Server, Tree, Written};
 use crate::image::artifact::Maker;
-use crate::image::build::Watch;
+use crate::image::step;
 use crate::model::netboot::NetbootSpec;
 use crate::model::site::{Dhcp, Provision};
 use crate::secrets::Held;
@@ -37,11 +38,11 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     if global.json {
         return print_json(&written);
     }
-    println!("{}  {} files, {:.1} MB  {}", written.path.display(), written.files, written.size as f64 / 1e6, written.digest);
+    out!("{}  {} files, {:.1} MB  {}", written.path.display(), written.files, written.size as f64 / 1e6, written.digest);
     if held.is_none() {
-        println!("no secrets are at hand: machines get their system from this tree, and wait for their seeds");
+        out!("no secrets are at hand: machines get their system from this tree, and wait for their seeds");
     }
-    println!("written in {:.2} s", begin.elapsed().as_secs_f64());
+    out!("written in {:.2} s", begin.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -95,11 +96,8 @@ fn write(global: &Global, session: &Session, roles: &[Role], held: Option<&Held>
         let (plan, image, _) = build::image(&work, &mut lock)?;
         let (tools, loaders) = media::roots(&work, &plan, &mut lock)?;
         let drivers = media::drivers(&work, &plan)?;
-        steps.begins("describe");
-        let begin = Instant::now();
-        let maker = Maker { store: &store, image: &image, spec: &disk, tools_key: plan.tools.digest() };
-        let described = describe(&maker, &tools)?;
-        steps.done("describe", begin.elapsed().as_secs_f64());
+        let maker = Maker { store: &store, image: &image, spec: &disk, tools_key: plan.tools.digest(), watch: &steps };
+        let described = step::timed(&steps, "describe", || describe(&maker, &tools))?;
         images.push(RoleImage { described, drivers, command_line: image.command_line.clone() });
         roots = Some((tools, loaders, plan.epoch));
     }

@@ -5,6 +5,7 @@ use super::{Global, print_json};
 use crate::base::digest::Digest;
 use crate::base::error::Result;
 use crate::base::name::Role;
+use crate::cli::terminal::out;
 use crate::plan::{Key, RolePlan};
 use crate::store::Store;
 use clap::Args;
@@ -54,16 +55,16 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let width = lines.iter().map(|line| line.step.len()).max().unwrap_or(0);
     for line in &lines {
         if line.cached {
-            println!("{:width$}  cached", line.step);
+            out!("{:width$}  cached", line.step);
             continue;
         }
         let what = if line.step == "lint" || line.step.starts_with("check ") { "to run" } else { "to build" };
-        println!("{:width$}  {what}", line.step);
+        out!("{:width$}  {what}", line.step);
         for reason in line.changed.iter().take(SHOWN) {
-            println!("{:width$}    {reason}", "");
+            out!("{:width$}    {reason}", "");
         }
         if line.changed.len() > SHOWN {
-            println!("{:width$}    and {} more (--json lists all)", "", line.changed.len() - SHOWN);
+            out!("{:width$}    and {} more (--json lists all)", "", line.changed.len() - SHOWN);
         }
     }
     Ok(())

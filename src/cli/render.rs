@@ -5,6 +5,7 @@ use super::{Global, print_json, unlock};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::cli::terminal::out;
 use crate::deploy::seed;
 use crate::model::placeholder::{self, Values};
 use crate::plan::Locked;
@@ -66,7 +67,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         );
     }
     for path in files.keys() {
-        println!("{path}");
+        out!("{path}");
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Progress on stderr: a line per step, a bar per download.
 
 use crate::base::name::Role;
-use crate::image::build::Watch;
+use crate::cli::terminal::note;
+use crate::image::step::Watch;
 use crate::lock::fetch::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
@@ -34,20 +35,20 @@ impl Steps {
 impl Watch for Steps {
     fn cached(&self, step: &str) {
         if self.verbose {
-            eprintln!("{}{step}: in the store", self.prefix);
+            note!("{}{step}: in the store", self.prefix);
         }
     }
 
     fn begins(&self, step: &str) {
         // Somebody who looks on wants to see what takes so long; a log only what did.
         if self.verbose || std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-            eprintln!("{}{step} …", self.prefix);
+            note!("{}{step} …", self.prefix);
         }
     }
 
     fn done(&self, step: &str, seconds: f64) {
         if self.verbose || seconds >= WORTH_SAYING {
-            eprintln!("{}{step}: {seconds:.1} s", self.prefix);
+            note!("{}{step}: {seconds:.1} s", self.prefix);
         }
         if let Ok(mut map) = self.seconds.lock() {
             // What is done in several turns has one line.
@@ -77,7 +78,7 @@ impl Bar {
 
 impl Progress for Bar {
     fn total(&self, bytes: u64, files: usize) {
-        eprintln!("  fetching {files} packages, {:.1} MB …", bytes as f64 / 1e6);
+        note!("  fetching {files} packages, {:.1} MB …", bytes as f64 / 1e6);
         self.bar.set_length(bytes);
     }
 

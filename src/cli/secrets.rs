@@ -5,6 +5,7 @@ use super::unlock::{self, From};
 use super::{Global, print_json};
 use crate::base::error::{Context, Error, Result};
 use crate::base::name::{Role, Word};
+use crate::cli::terminal::{note, out};
 use crate::deploy::seed::{self, Needed};
 use crate::model::secret::{Per, SecretKind};
 use crate::secrets::file::{self, Lock};
@@ -91,13 +92,13 @@ fn init(global: &Global, session: &Session, options: &Init) -> Result<()> {
     }
     let outdated: BTreeSet<&str> = draw::outdated(&held, &wanted).into_iter().map(|one| one.name.as_str()).collect();
     for name in outdated {
-        eprintln!("warning: {name} is for other names than the site has now; run: ostack-image secrets rotate {name}");
+        note!("warning: {name} is for other names than the site has now; run: ostack-image secrets rotate {name}");
     }
     if global.json {
         return print_json(&json!({ "file": path, "secrets": wanted.len(), "drawn": kinds(&new) }));
     }
     told(&new);
-    println!("{}: {} secrets drawn, {} were there", path.display(), new.len(), wanted.len() - new.len());
+    out!("{}: {} secrets drawn, {} were there", path.display(), new.len(), wanted.len() - new.len());
     Ok(())
 }
 
@@ -179,7 +180,7 @@ fn list(global: &Global, session: &Session, options: &List) -> Result<()> {
             (1, 1) => "drawn".to_string(),
             (drawn, all) => format!("{drawn} of {all} drawn"),
         };
-        println!("{:<24} {kind:<12} {whom:<10} {state:<16} {}", name.as_str(), roles.join(", "));
+        out!("{:<24} {kind:<12} {whom:<10} {state:<16} {}", name.as_str(), roles.join(", "));
     }
     Ok(())
 }
@@ -219,7 +220,7 @@ fn kinds(new: &[&Wanted]) -> BTreeMap<&'static str, usize> {
 /// How many of what kind.
 fn told(new: &[&Wanted]) {
     for (kind, count) in kinds(new) {
-        println!("{count:>6}  {kind}");
+        out!("{count:>6}  {kind}");
     }
 }
 
@@ -231,8 +232,8 @@ fn done(global: &Global, path: &Path, new: &[&Wanted], roles: &[Role]) -> Result
     told(new);
     let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
     match &roles[..] {
-        [] => println!("{}: no file of a node has what changed", path.display()),
-        roles => println!("{}: seed again the nodes of: {}", path.display(), roles.join(", ")),
+        [] => out!("{}: no file of a node has what changed", path.display()),
+        roles => out!("{}: seed again the nodes of: {}", path.display(), roles.join(", ")),
     }
     Ok(())
 }

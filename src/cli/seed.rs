@@ -7,16 +7,16 @@ use super::{Global, media, print_json, unlock};
 use crate::base::error::{Error, Result};
 use crate::base::fs::Batch;
 use crate::base::name::Role;
+use crate::cli::terminal::out;
 use crate::deploy::config_drive;
 use crate::deploy::seed::{self, Needed};
-use crate::image::build::Watch;
+use crate::image::step;
 use crate::lock::ReleaseLock;
 use crate::model::site::Node;
 use crate::secrets::Held;
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -71,7 +71,7 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
         };
     }
     for one in &written {
-        println!("{}  {:.1} MB", one.path.display(), one.size as f64 / 1e6);
+        out!("{}  {:.1} MB", one.path.display(), one.size as f64 / 1e6);
     }
     Ok(())
 }
@@ -156,14 +156,12 @@ fn write(
         if of_role.is_empty() {
             continue;
         }
-        let step = format!("seeds of {role}");
-        steps.begins(&step);
-        let begin = Instant::now();
-        let files = session.role(role)?;
-        let mut planner = session.planner(files)?;
-        let needed = Needed::of(&mut planner, held)?;
-        let sizes = seed::write(&planner, &needed, &session.site, locked(lock, files)?.epoch, &of_role, &batch)?;
-        steps.done(&step, begin.elapsed().as_secs_f64());
+        let sizes = step::timed(steps, &format!("seeds of {role}"), || {
+            let files = session.role(role)?;
+            let mut planner = session.planner(files)?;
+            let needed = Needed::of(&mut planner, held)?;
+            seed::write(&planner, &needed, &session.site, locked(lock, files)?.epoch, &of_role, &batch)
+        })?;
         written.extend(of_role.iter().zip(sizes).map(|((node, name), size)| Written {
             node: node.name.to_string(),
             path: folder.join(name),

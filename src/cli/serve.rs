@@ -6,6 +6,7 @@ use super::{Global, kickstart, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::tool::Tool;
+use crate::cli::terminal::{note, out};
 use crate::deploy::arming::Arming;
 use crate::deploy::netboot::SUMS;
 use crate::deploy::seed::{self, Needed};
@@ -76,10 +77,10 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<()> {
     let seeds = held.map(|held| seeds(session, lock, held));
     let hub = Hub::new(site, nodes, tree, bundle, Arming::new(&state), seeds);
     let served = serve::run(hub, SocketAddr::new(address, provision.port), secure, || {
-        println!("{url}");
+        out!("{url}");
         match door {
-            Some(door) => println!("seeds at https://{door}/"),
-            None => println!("no secrets are at hand: seeds are not given out"),
+            Some(door) => out!("seeds at https://{door}/"),
+            None => out!("no secrets are at hand: seeds are not given out"),
         }
     });
     if let Some(dhcp) = dhcp {
@@ -136,7 +137,7 @@ fn dnsmasq(tree: &Path, interface: &str, state: &Path) -> Result<duct::Handle> {
     for folder in tree.ancestors() {
         if folder.metadata().doing(|| format!("reading {}", folder.display()))?.mode() & 0o001 == 0 {
             open = false;
-            eprintln!(
+            note!(
                 "warning: dnsmasq runs as a user of its own, who may not enter {}: machines that need a boot loader by TFTP get none",
                 folder.display()
             );

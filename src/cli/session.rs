@@ -3,6 +3,7 @@
 use super::Global;
 use crate::base::error::{Context, Error, Result};
 use crate::base::name::{PackageName, Role, Word};
+use crate::cli::terminal::note;
 use crate::image::build::NodeProgram;
 use crate::layer::scratch;
 use crate::lock::mirror::Mirrors;
@@ -106,7 +107,7 @@ impl Session {
     /// Says on stderr what the site's options give up.
     pub fn warn(&self) {
         for warning in &self.warnings {
-            eprintln!("warning: {}: {warning}", self.site_file.display());
+            note!("warning: {}: {warning}", self.site_file.display());
         }
     }
 
@@ -239,7 +240,7 @@ pub(super) fn store_folder(named: Option<&Path>) -> Result<PathBuf> {
 /// Leaves the host's mounts, and says so where an ordinary user's build is not as fast as it could be.
 pub(super) fn leave_host_mounts() -> Result<()> {
     if let Some(why) = scratch::leave_host_mounts()? {
-        eprintln!("note: owners are written down and not given, which takes longer: {why}");
+        note!("note: owners are written down and not given, which takes longer: {why}");
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::{Global, print_json};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::cli::terminal::out;
 use crate::image::manifest;
 use crate::store::Store;
 use clap::Subcommand;
@@ -41,7 +42,7 @@ fn list(global: &Global, store: &Store) -> Result<()> {
         return print_json(&images);
     }
     for image in images {
-        println!(
+        out!(
             "{:20} {}  {:.1} MB  {}",
             image["name"].as_str().unwrap_or_default(),
             image["digest"].as_str().unwrap_or_default(),
@@ -70,7 +71,7 @@ fn verify(global: &Global, store: &Store) -> Result<()> {
     if global.json {
         print_json(&json!({ "blobs": blobs.len(), "damaged": damaged }))?;
     } else {
-        println!("{} blobs, {} damaged", blobs.len(), damaged.len());
+        out!("{} blobs, {} damaged", blobs.len(), damaged.len());
     }
     if damaged.is_empty() {
         return Ok(());
@@ -110,6 +111,6 @@ fn gc(global: &Global, store: &Store) -> Result<()> {
     if global.json {
         return print_json(&json!({ "removed": count, "bytes": freed }));
     }
-    println!("removed {count} blobs, {:.1} MB", freed as f64 / 1e6);
+    out!("removed {count} blobs, {:.1} MB", freed as f64 / 1e6);
     Ok(())
 }

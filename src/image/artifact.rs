@@ -3,12 +3,12 @@
 //! An artifact is a pure function of the manifest, the disk's settings and the tools, so it lies in no store: it is
 //! written straight to the output folder, by rename, with a note beside it of what it was made from.
 
-use super::build::output;
 use super::disk::{self, Disk};
 use super::extent;
 use super::grub::MkImage;
 use super::manifest::Image;
 use super::qcow2;
+use super::step::{Runner, Watch, output};
 use crate::base::bundle::IMAGE_ARGUMENT;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
@@ -77,6 +77,8 @@ pub struct Maker<'a> {
     pub spec: &'a DiskSpec,
     /// The key of the tools.
     pub tools_key: Digest,
+    /// Who hears of steps.
+    pub watch: &'a dyn Watch,
 }
 
 impl Maker<'_> {
@@ -156,14 +158,12 @@ impl Maker<'_> {
             .with("prefix", &request.prefix)
             .with("configuration", &request.config)
             .with("modules", request.modules.join(" "));
-        if let Some(record) = self.store.step(&key.digest()) {
-            return self.store.read(&output(&record, "core")?.digest);
-        }
-        let core = mkimage(tools, &self.store.scratch(), request)?;
-        let outputs = BTreeMap::from([("core".to_string(), self.store.put_bytes(&core)?)]);
-        let record = Record { step: key.step.clone(), inputs: key.shown(), outputs, ..Record::default() };
-        self.store.put_step(&key.digest(), &record)?;
-        Ok(core)
+        let record = Runner { store: self.store, watch: self.watch }.run(&key, || {
+            let core = mkimage(tools, &self.store.scratch(), request)?;
+            let outputs = BTreeMap::from([("core".to_string(), self.store.put_bytes(&core)?)]);
+            Ok(Record { outputs, ..Record::default() })
+        })?;
+        self.store.read(&output(&record, "core")?.digest)
     }
 
     /// The image's layers as files of the store.

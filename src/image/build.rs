@@ -10,6 +10,8 @@ use super::check::{Checker, Judged};
 use super::initrd::{self, Initrd};
 use super::lint::Lint;
 use super::manifest::{self, Image, Layer};
+use super::step::{self, Runner, Watch, output};
+use super::tools::tools;
 use super::unpacked;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
@@ -18,26 +20,15 @@ use crate::base::parallel::{self, cores};
 use crate::base::turns::Turn;
 use crate::layer::erofs;
 use crate::layer::root::{Job, PackageFile};
+use crate::layer::tar;
 use crate::layer::times::Begin;
 use crate::layer::tree::{Content, Entry, Kind, Tree};
-use crate::layer::{deb, tar};
 use crate::model::release::{Backend, Compression, Release, User};
 use crate::plan::secrets::Secrets;
 use crate::plan::{Key, OverlayStep, Package, RolePlan};
 use crate::store::{Blob, Record, Store, WriteLock};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
-
-/// Hears which steps run and how long they took.
-pub trait Watch: Sync {
-    /// A step's result was in the store.
-    fn cached(&self, step: &str);
-    /// A step begins.
-    fn begins(&self, step: &str);
-    /// A step ended well after so many seconds.
-    fn done(&self, step: &str, seconds: f64);
-}
 
 /// The base layer's name in an image; `base` is an overlay's.
 const SYSTEM: &str = "system";
@@ -174,25 +165,19 @@ impl Builder<'_> {
     }
 
     pub(super) fn found(&self, key: &Key) -> Option<Record> {
-        let record = self.store.step(&key.digest())?;
-        self.watch.cached(&key.step);
-        Some(record)
+        self.runner().found(key)
     }
 
-    /// Runs a step, tells the watch, and remembers its record; or finds what another thread has made of it meanwhile.
     pub(super) fn step(&self, key: &Key, work: impl FnOnce() -> Result<Record>) -> Result<Record> {
-        let _turn = self.store.turn(&key.digest().hex());
-        if let Some(record) = self.found(key) {
-            return Ok(record);
-        }
-        self.watch.begins(&key.step);
-        let begin = Instant::now();
-        let mut record = work().doing(|| format!("building the step `{}`", key.step))?;
-        record.step.clone_from(&key.step);
-        record.inputs = key.shown();
-        self.store.put_step(&key.digest(), &record)?;
-        self.watch.done(&key.step, begin.elapsed().as_secs_f64());
-        Ok(record)
+        self.runner().run(key, || work().doing(|| format!("building the step `{}`", key.step)))
+    }
+
+    fn timed<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        step::timed(self.watch, what, work)
+    }
+
+    fn runner(&self) -> Runner<'_> {
+        Runner { store: self.store, watch: self.watch }
     }
 
     /// What needs a root on disk. While packages are configured, which keeps one core busy, the base becomes a layer on the other.
@@ -278,14 +263,6 @@ impl Builder<'_> {
             Some(base) => (Some(base), None),
             None => (None, Some(turn)),
         })
-    }
-
-    pub(super) fn timed<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.watch.begins(what);
-        let begin = Instant::now();
-        let value = work()?;
-        self.watch.done(what, begin.elapsed().as_secs_f64());
-        Ok(value)
     }
 
     fn job<'a>(
@@ -413,53 +390,6 @@ pub(super) fn agent(program: &Path, epoch: i64) -> Result<Tree> {
     Ok(tree)
 }
 
-/// The root of the locked tools: unpacked, never configured, used by entering it.
-///
-/// # Errors
-/// A tool package is damaged, or the store cannot be written.
-pub fn tools(store: &Store, lock: &WriteLock, plan: &RolePlan, watch: &dyn Watch) -> Result<PathBuf> {
-    unpacked(store, lock, &plan.tools, &plan.locked.tools, watch)
-}
-
-/// The root of what blank machines start by, in the same form.
-///
-/// # Errors
-/// As [`tools`].
-pub fn loaders(store: &Store, lock: &WriteLock, plan: &RolePlan, watch: &dyn Watch) -> Result<PathBuf> {
-    unpacked(store, lock, &plan.loaders, &plan.locked.loaders, watch)
-}
-
-/// Packages unpacked beside images, once per list of them.
-///
-/// # Errors
-/// As [`tools`].
-pub(super) fn unpacked(store: &Store, _lock: &WriteLock, key: &Key, packages: &[Package], watch: &dyn Watch) -> Result<PathBuf> {
-    let target = store.tools(&key.digest());
-    let _turn = store.turn(&key.digest().hex());
-    if target.exists() {
-        return Ok(target);
-    }
-    watch.begins(&key.step);
-    let begin = Instant::now();
-    let new = tempfile::tempdir_in(store.scratch()).doing(|| "creating a scratch folder")?;
-    let root = new.path().join("tools");
-    // Packages of a merged-/usr distribution expect these links, which a package outside the set makes.
-    for (link, folder) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
-        fs::create_dir_all(&root.join(folder))?;
-        std::os::unix::fs::symlink(folder, root.join(link)).doing(|| format!("linking /{link}"))?;
-    }
-    for folder in ["dev", "proc", "run", "tmp", "root"] {
-        fs::create_dir_all(&root.join(folder))?;
-    }
-    for package in packages {
-        store.verify(&package.digest).doing(|| format!("checking the package {}", package.name))?;
-        deb::extract(&store.path(&package.digest), &root).doing(|| format!("unpacking the package {}", package.name))?;
-    }
-    std::fs::rename(&root, &target).doing(|| "storing the tools")?;
-    watch.done(&key.step, begin.elapsed().as_secs_f64());
-    Ok(target)
-}
-
 /// A filesystem's UUID follows from what the layer is, not from when or where it was made.
 fn filesystem_id(name: &str) -> Digest {
     Digest::of(format!("ostack layer {name}"))
@@ -471,10 +401,6 @@ fn layer_record(diff_id: Digest, blob: Blob, entries: usize) -> Record {
         facts: BTreeMap::from([("diff-id".to_string(), diff_id.to_string()), ("entries".to_string(), entries.to_string())]),
         ..Record::default()
     }
-}
-
-pub(super) fn output(record: &Record, name: &str) -> Result<Blob> {
-    record.outputs.get(name).copied().ok_or_else(|| Error::new(format!("the step `{}` has no {name}", record.step)))
 }
 
 fn layer(name: &str, kind: &str, record: &Record) -> Result<Layer> {

@@ -12,13 +12,13 @@
 //! program it sees the path; what is in it is no checker's business). A check that passed is a record of the store, its
 //! warnings in it; one that failed is none, and runs again.
 
+use super::step::Watch;
 use super::verdict::Verdict;
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::parallel;
 use crate::base::path::RelPath;
-use crate::image::build::Watch;
 use crate::layer::mounted::Mounted;
 use crate::layer::owner;
 use crate::layer::sandbox::Sandbox;

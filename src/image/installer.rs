@@ -3,8 +3,9 @@
 //! A machine that is to be installed starts the role's own kernel and initrd, so that both are served once; the rest comes as a
 //! second and a third archive behind it. The third is the site's orders, which `deploy` makes.
 
-use super::build::{Builder, kernel_of, output};
+use super::build::{Builder, kernel_of};
 use super::initrd::{self, Initrd};
+use super::step::output;
 use crate::base::error::Result;
 use crate::base::fs;
 use crate::layer::erofs;

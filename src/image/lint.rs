@@ -4,11 +4,11 @@
 //! It reads the layers as they are stored, so that a stricter rule asks for no layer to be built again: it has a key of its own, of the
 //! rules and of the packages. Layers of overlays are not looked at. What is in them somebody has written, and not a script drawn.
 
+use super::step::{Runner, Watch};
 use crate::base::digest::Digest;
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::base::path::RelPath;
-use crate::image::build::Watch;
 use crate::layer::erofs;
 use crate::layer::mounted::Mounted;
 use crate::layer::owners::Owners;
@@ -20,7 +20,6 @@ use crate::plan::{Key, RolePlan};
 use crate::store::{Record, Store};
 use regex::bytes::Regex;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// How much of a file is looked at, in bytes: headers and keys stand at its beginning.
 const LOOKED_AT: u64 = 8192;
@@ -63,28 +62,22 @@ impl Lint<'_> {
     /// # Errors
     /// A layer holds such a file: with whose it is, and what to do. Or one cannot be read.
     pub fn run(&self, key: &Key, tools: &dyn Fn() -> Result<PathBuf>) -> Result<()> {
-        if self.store.step(&key.digest()).is_some() {
-            self.watch.cached(&key.step);
-            return Ok(());
-        }
-        self.watch.begins(&key.step);
-        let begin = Instant::now();
-        let rules = Rule::all(&self.release.forbidden)?;
-        let mut trees = Vec::new();
-        let mut found = Vec::new();
-        for (name, digest) in &self.layers {
-            let tree = erofs::tree(&self.store.path(digest))?;
-            let all = forbidden(&tree, &rules).doing(|| format!("reading the layer {name}"))?;
-            found.extend(all.into_iter().map(|(path, why)| Found { layer: name, path, why }));
-            trees.push(tree);
-        }
-        if !found.is_empty() {
+        Runner { store: self.store, watch: self.watch }.run(key, || {
+            let rules = Rule::all(&self.release.forbidden)?;
+            let mut trees = Vec::new();
+            let mut found = Vec::new();
+            for (name, digest) in &self.layers {
+                let tree = erofs::tree(&self.store.path(digest))?;
+                let all = forbidden(&tree, &rules).doing(|| format!("reading the layer {name}"))?;
+                found.extend(all.into_iter().map(|(path, why)| Found { layer: name, path, why }));
+                trees.push(tree);
+            }
+            if found.is_empty() {
+                return Ok(Record::default());
+            }
             let origins = self.origins(&found, &trees, tools)?;
-            return Err(self.refusal(&found, &origins));
-        }
-        let record = Record { step: key.step.clone(), inputs: key.shown(), ..Record::default() };
-        self.store.put_step(&key.digest(), &record)?;
-        self.watch.done(&key.step, begin.elapsed().as_secs_f64());
+            Err(self.refusal(&found, &origins))
+        })?;
         Ok(())
     }
 

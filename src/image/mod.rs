@@ -23,5 +23,7 @@ pub mod lint;
 pub mod manifest;
 pub mod qcow2;
 pub mod solver;
+pub mod step;
+pub mod tools;
 mod unpacked;
 pub mod verdict;

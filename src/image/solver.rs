@@ -4,7 +4,8 @@
 //! In: packages that the archive's signature vouches for. Out: what their programs say. Whatever solver the machine has
 //! installed is not used. (A machine's own dnf, for rpm releases without a solver, is `lock::rpm`'s.)
 
-use super::build::{Watch, unpacked};
+use super::step::Watch;
+use super::tools::unpacked;
 use crate::base::error::Result;
 use crate::layer::sandbox::Sandbox;
 use crate::lock::LockedPackage;

@@ -19,12 +19,13 @@ pub fn say(line: &str) {
 
 /// Prints a result on standard output, for a person, a program or the journal.
 pub fn print(text: &str) {
-    println!("{text}");
+    // Whoever closed a pipe has read enough.
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Says a line on standard error, for a person who ran this program.
 pub fn error(line: &str) {
-    eprintln!("{line}");
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Every console the kernel prints to; `/dev/console` alone would be the last of them. A container sees the names of the

@@ -8,6 +8,7 @@ use super::session::{Session, store_folder};
 use super::{Global, unlock};
 use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
+use crate::cli::terminal::note;
 use crate::lab::holder::{self, Holder};
 use crate::lab::machine::{Disk, Folder};
 use crate::lab::{group, inside, outside};
@@ -270,7 +271,7 @@ pub(super) fn hidden(args: &[std::ffi::OsString]) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            note!("error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,7 @@
 //! How a lab's nodes are.
 
 use crate::base::error::Result;
+use crate::cli::terminal::out;
 use crate::cli::{Global, print_json};
 use crate::lab::holder::Holder;
 use crate::lab::machine::Folder;
@@ -49,7 +50,7 @@ pub(super) fn show(global: &Global, folder: &Folder) -> Result<()> {
         return print_json(&shown);
     }
     for one in &shown {
-        println!("{}", line(one));
+        out!("{}", line(one));
     }
     Ok(())
 }

@@ -6,10 +6,11 @@ use crate::base::error::{Context, Error, Result};
 use crate::base::fs;
 use crate::cli::report::Steps;
 use crate::cli::session::Session;
+use crate::cli::terminal::note;
 use crate::cli::{seed, unlock};
 use crate::image::artifact::{Format, Maker};
-use crate::image::build;
 use crate::image::manifest::{self, Image};
+use crate::image::tools::tools;
 use crate::lab::holder::Holder;
 use crate::lab::machine::{Folder, Interface, Machine, Vm};
 use crate::lab::{outside, vm};
@@ -67,7 +68,7 @@ impl Start<'_> {
             let name = node.name.as_str();
             seed::write_to(self.session, &lock, node, Some(&self.folder.seed(name)), Some(&held))?;
             self.folder.write(machine)?;
-            eprintln!("  starting {name} …");
+            note!("  starting {name} …");
             outside::action(holder, self.folder.path(), "start", name)?;
         }
         let names: Vec<String> = nodes.iter().map(|node| node.name.to_string()).collect();
@@ -122,7 +123,8 @@ impl Start<'_> {
         }
         let plan = session.plan(session.role(node.role)?, lock)?;
         let spec = session.project.disk()?;
-        let maker = Maker { store, image, spec: &spec, tools_key: plan.tools.digest() };
+        let steps = Steps::new(false, None);
+        let maker = Maker { store, image, spec: &spec, tools_key: plan.tools.digest(), watch: &steps };
         let images = folder.images();
         fs::create_dir_all(&images)?;
         let raw = match maker.found(&images, Format::Raw) {
@@ -130,7 +132,7 @@ impl Start<'_> {
             None => {
                 // Until the disk is made: it uses the store's scratch folder, which a build would empty.
                 let write_lock = store.lock()?;
-                let tools = build::tools(store, &write_lock, &plan, &Steps::new(false, None))?;
+                let tools = tools(store, &write_lock, &plan, &steps)?;
                 maker.make(&images, Format::Raw, &tools)?
             }
         };
@@ -149,7 +151,7 @@ fn held(session: &Session, folder: &Folder, from: &unlock::From) -> Result<Held>
         false => Held::new(session.site.name.as_str()),
     };
     if !draw::missing(&mut held, &unlock::wanted(session, None)?)?.is_empty() {
-        eprintln!("  there are no secrets of this site: drawing some for this lab");
+        note!("  there are no secrets of this site: drawing some for this lab");
         let mut new = fs::temporary_beside(&file)?;
         serde_json::to_writer(&mut new, &held).doing(|| "writing the lab's secrets")?;
         fs::persist(new, &file, 0o600)?;
