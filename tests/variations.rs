@@ -6,16 +6,13 @@
 mod harness;
 
 use harness::machine::{ostack, shipped};
-use harness::role::{default_store, lock, put_packages, remove_at_exit};
+use harness::role::{default_store, lock, put_packages, remove_at_exit, with_script};
 use harness::variation::{Packages, Reference, Variation};
 use harness::world::{World, YEAR};
 use harness::{Test, mirror, store};
-use ostack_image::base::digest::Digest;
-use ostack_image::base::name::{PackageName, Word};
-use ostack_image::lock::{Lock, LockedPackage, ReleaseLock};
+use ostack_image::lock::{Lock, ReleaseLock};
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock};
@@ -252,28 +249,9 @@ stat -c %Y /opt/nosy/clock > /opt/nosy/time
 /// The project with a package that writes down where it is.
 fn nosy() -> Test {
     let (shared, lock) = reference();
-    let folder = tempfile::tempdir().unwrap();
-    let (package, control) = (folder.path().join("nosy.deb"), folder.path().join("root/DEBIAN"));
-    fs::create_dir_all(&control).unwrap();
-    fs::write(control.join("control"), "Package: nosy\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n").unwrap();
-    fs::write(control.join("postinst"), NOSY).unwrap();
-    fs::set_permissions(control.join("postinst"), fs::Permissions::from_mode(0o755)).unwrap();
-    let made =
-        Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(folder.path().join("root")).arg(&package).output();
-    assert!(made.unwrap().status.success());
-
-    let test = project().append("overlays/base/overlay.toml", "\n[packages]\nsmall = [\"nosy\"]\n");
+    let test = project();
     store::duplicate(shared.store(), test.store());
-    let (sha256, size) = Digest::of_file(&package).unwrap();
-    fs::copy(&package, store::blob(test.store(), &sha256)).unwrap();
-    let (name, set): (PackageName, Word) = ("nosy".parse().unwrap(), "compute".parse().unwrap());
-    let mut lock = lock.clone();
-    lock.requested.entry(set.clone()).or_default().insert(name.clone());
-    let like = lock.packages.values().next().unwrap().clone();
-    let (version, path) = ("1".to_string(), "pool/main/n/nosy/nosy_1_all.deb".parse().unwrap());
-    lock.packages.insert(name.clone(), LockedPackage { name, version, size, sha256, path, sets: [set].into(), ..like });
-    Lock { releases: [("small".parse().unwrap(), lock)].into() }.write(&test.project().join("ostack.lock")).unwrap();
-    test
+    with_script(test, lock, "nosy", NOSY)
 }
 
 #[test]
@@ -289,12 +267,7 @@ fn what_a_script_writes_of_clock_folders_and_cores_is_found_with_its_package_and
     let world = World { clock: -YEAR, order: Some(9), core: Some(0) };
     let mut command = there.command(build);
     let other = image(&world.run(command.env("TZ", "Asia/Tokyo").env("LC_ALL", "C").env("HOME", "/nonexistent")));
-    for blob in fs::read_dir(there.store().join("blobs/sha256")).unwrap().map(|entry| entry.unwrap()) {
-        let to = here.store().join("blobs/sha256").join(blob.file_name());
-        if !to.exists() {
-            fs::copy(blob.path(), to).unwrap();
-        }
-    }
+    store::add(there.store(), here.store());
     let said = here.run(["diff", &one, &other]);
     let said = said.succeeds().stdout();
     let files: Vec<&str> = said.lines().filter(|line| line.starts_with("  /")).collect();

@@ -34,11 +34,11 @@ pub fn of(path: &Path, meta: &Metadata) -> (u32, u32) {
     noted.unwrap_or((meta.uid(), meta.gid()))
 }
 
-/// The owner that is noted among a file's attributes, taken out of them; lists that are noted get their own names.
-pub(super) fn take(xattrs: &mut BTreeMap<String, Vec<u8>>) -> Option<(u32, u32)> {
+/// The owner that is noted among the attributes of a file of that mode, taken out of them; lists that are noted get their own names.
+pub(super) fn take(xattrs: &mut BTreeMap<String, Vec<u8>>, mode: u32) -> Option<(u32, u32)> {
     for name in ACLS {
         if let Some(list) = xattrs.remove(&format!("{PREFIX}{name}")) {
-            xattrs.insert(name.to_string(), list);
+            xattrs.insert(name.to_string(), as_of(name, list, mode));
         }
     }
     xattrs.remove(NOTE).and_then(|text| parse(&text))
@@ -60,12 +60,18 @@ pub(super) fn is_acl(name: &str) -> bool {
     ACLS.contains(&name)
 }
 
-/// Notes an access control list of an open file or place, and sets the permissions that it stands for, as the kernel does.
+/// Notes an access control list of an open file or place that names somebody, and sets the permissions that it stands for, as the
+/// kernel does. False where it names nobody: then the kernel can have it, and there is no older note any more.
 ///
 /// # Errors
 /// It can have no note.
-pub(super) fn note_acl(file: &File, name: &str, list: &[u8]) -> io::Result<()> {
+pub(super) fn note_acl(file: &File, name: &str, list: &[u8]) -> io::Result<bool> {
     let path = through(file);
+    if !names_somebody(list) {
+        forget_acl(file, name)?;
+        return Ok(false);
+    }
+    absent(rustix::fs::removexattr(&path, name))?;
     rustix::fs::setxattr(&path, format!("{PREFIX}{name}"), list, XattrFlags::empty())?;
     if name == ACLS[0]
         && let Some(bits) = permissions(list)
@@ -73,14 +79,75 @@ pub(super) fn note_acl(file: &File, name: &str, list: &[u8]) -> io::Result<()> {
         let mode = file.metadata()?.mode() & 0o7000 | bits;
         rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(mode))?;
     }
-    Ok(())
+    Ok(true)
 }
 
-/// The permissions that a list stands for: its owner's, its mask's or else its group's, and those of others. The form is that of
-/// Linux's posix_acl_xattr.h: 4 bytes of version, then entries of 8, tag and permissions first.
+/// The access control list that is noted of an open file or place.
+pub(super) fn noted_acl(file: &File, name: &str) -> Option<Vec<u8>> {
+    let (path, note) = (through(file), format!("{PREFIX}{name}"));
+    let mut list = vec![0; rustix::fs::getxattr_query(&path, &note).ok()?];
+    let length = rustix::fs::getxattr(&path, &note, &mut list).ok()?;
+    list.truncate(length);
+    Some(as_of(name, list, file.metadata().ok()?.mode()))
+}
+
+/// Takes the note of an access control list away. Whether there was one.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn forget_acl(file: &File, name: &str) -> io::Result<bool> {
+    let noted = noted_acl(file, name).is_some();
+    if noted {
+        rustix::fs::removexattr(through(file), format!("{PREFIX}{name}"))?;
+    }
+    Ok(noted)
+}
+
+/// The names of an open file's or place's attributes, each with a zero behind it, where any is a note: as they would be without notes.
+pub(super) fn attributes(file: &File) -> Option<Vec<u8>> {
+    let path = through(file);
+    let mut names = vec![0; rustix::fs::listxattr_query(&path).ok()?];
+    let length = rustix::fs::listxattr(&path, &mut names).ok()?;
+    names.truncate(length);
+    let all: Vec<&[u8]> = names.split_inclusive(|byte| *byte == 0).collect();
+    let without = |name: &[u8]| name.strip_prefix(PREFIX.as_bytes()).map(<[u8]>::to_vec);
+    all.iter().any(|name| without(name).is_some()).then(|| {
+        let shown = all.iter().filter(|name| !name.starts_with(NOTE.as_bytes()));
+        shown.flat_map(|name| without(name).unwrap_or_else(|| name.to_vec())).collect()
+    })
+}
+
+/// Whether a list has entries of users or groups with numbers.
+fn names_somebody(list: &[u8]) -> bool {
+    entries(list).any(|(tag, _)| [0x02, 0x08].contains(&tag))
+}
+
+/// Tag and permissions of a list's entries. The form is that of Linux's posix_acl_xattr.h: 4 bytes of version, then entries of 8, tag
+/// and permissions first.
+fn entries(list: &[u8]) -> impl Iterator<Item = (u16, u32)> {
+    let entries = list.get(4..).unwrap_or_default().chunks_exact(8);
+    entries.map(|entry| (u16::from_le_bytes([entry[0], entry[1]]), u32::from(entry[2] & 7)))
+}
+
+/// A list that names somebody, of a file whose mode was perhaps changed since: the kernel writes the mode into the list.
+fn as_of(name: &str, mut list: Vec<u8>, mode: u32) -> Vec<u8> {
+    if name == ACLS[0] {
+        for entry in list.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
+            let shift = match entry[0] {
+                0x01 => 6,
+                0x10 => 3,
+                0x20 => 0,
+                _ => continue,
+            };
+            entry[2] = (mode >> shift & 7) as u8;
+        }
+    }
+    list
+}
+
+/// The permissions that a list stands for: its owner's, its mask's or else its group's, and those of others.
 fn permissions(list: &[u8]) -> Option<u32> {
-    let entries = list.get(4..)?.chunks_exact(8).map(|entry| (u16::from_le_bytes([entry[0], entry[1]]), u32::from(entry[2] & 7)));
-    let entries: BTreeMap<u16, u32> = entries.collect();
+    let entries: BTreeMap<u16, u32> = entries(list).collect();
     let (user, group, mask, other) = (entries.get(&0x01)?, entries.get(&0x04)?, entries.get(&0x10), entries.get(&0x20)?);
     Some(user << 6 | mask.unwrap_or(group) << 3 | other)
 }

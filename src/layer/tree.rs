@@ -225,7 +225,7 @@ fn entry_of(
     let kind = meta.file_type();
     let rdev = meta.rdev();
     let mut xattrs = xattrs(file)?;
-    let (uid, gid) = owner::take(&mut xattrs).unwrap_or((meta.uid(), meta.gid()));
+    let (uid, gid) = owner::take(&mut xattrs, meta.mode()).unwrap_or((meta.uid(), meta.gid()));
     let kind = if kind.is_dir() {
         Kind::Directory { opaque: marks::take_opaque(&mut xattrs) }
     } else if kind.is_symlink() {

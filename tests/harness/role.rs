@@ -2,10 +2,13 @@
 
 use super::{Ran, Test, leftovers, store};
 use ostack_image::base::digest::Digest;
-use ostack_image::lock::{Lock, ReleaseLock};
+use ostack_image::base::name::{PackageName, Word};
+use ostack_image::lock::{Lock, LockedPackage, ReleaseLock};
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
 /// The image that tests share. None of them may write to its folder: they work on duplicates.
@@ -66,6 +69,34 @@ pub fn put_packages(test: &Test, from: &Path, lock: &ReleaseLock) {
             fs::copy(old, new).unwrap();
         }
     }
+}
+
+/// Adds a package of this name to the small role: it has nothing but this script, which runs when it is configured. The lock is this one
+/// and the package.
+pub fn with_script(test: Test, lock: &ReleaseLock, name: &str, script: &str) -> Test {
+    let folder = tempfile::tempdir().unwrap();
+    let (package, control) = (folder.path().join("package.deb"), folder.path().join("root/DEBIAN"));
+    fs::create_dir_all(&control).unwrap();
+    let fields = format!("Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n");
+    fs::write(control.join("control"), fields).unwrap();
+    fs::write(control.join("postinst"), script).unwrap();
+    fs::set_permissions(control.join("postinst"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut make = Command::new("dpkg-deb");
+    make.args(["--root-owner-group", "--build"]).arg(folder.path().join("root")).arg(&package);
+    assert!(make.output().unwrap().status.success());
+
+    let test = test.append("overlays/base/overlay.toml", &format!("\n[packages]\nsmall = [\"{name}\"]\n"));
+    let (sha256, size) = Digest::of_file(&package).unwrap();
+    fs::copy(&package, store::blob(test.store(), &sha256)).unwrap();
+    let path = format!("pool/main/{name}_1_all.deb").parse().unwrap();
+    let (name, set): (PackageName, Word) = (name.parse().unwrap(), "compute".parse().unwrap());
+    let mut lock = lock.clone();
+    lock.requested.entry(set.clone()).or_default().insert(name.clone());
+    let like = lock.packages.values().next().unwrap().clone();
+    let version = "1".to_string();
+    lock.packages.insert(name.clone(), LockedPackage { name, version, size, sha256, path, sets: [set].into(), ..like });
+    Lock { releases: [("small".parse().unwrap(), lock)].into() }.write(&test.project().join("ostack.lock")).unwrap();
+    test
 }
 
 /// The project's lock.

@@ -54,6 +54,16 @@ pub fn unpack_erofs(image: &Path, to: &Path) {
     assert!(output.status.success(), "{}: {}", image.display(), String::from_utf8_lossy(&output.stderr));
 }
 
+/// Copies those blobs into a store that it lacks and another one has.
+pub fn add(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from.join("blobs/sha256")).unwrap().map(|entry| entry.unwrap()) {
+        let new = to.join("blobs/sha256").join(entry.file_name());
+        if !new.exists() {
+            fs::copy(entry.path(), new).unwrap();
+        }
+    }
+}
+
 /// A second store with the same content: blobs are never written in place, so links are as good as copies.
 pub fn duplicate(store: &Path, to: &Path) {
     for entry in walkdir::WalkDir::new(store) {

@@ -7,6 +7,7 @@
 //! ```text
 //! pid 1, answers ─┬─ command ── its children      chown and the like: noted in an attribute, see `layer::owner`
 //!                 │                               stat and the like: with the owner that is noted, if one is
+//!                 │                               getxattr and the like: access control lists that are noted
 //!                 └─ …                            setuid and the like: succeed, and change nothing
 //! ```
 
@@ -21,7 +22,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Calls that are answered.
-const ANSWERED: [c_long; 12] = [
+const ANSWERED: [c_long; 21] = [
     libc::SYS_chown,
     libc::SYS_fchown,
     libc::SYS_lchown,
@@ -29,6 +30,15 @@ const ANSWERED: [c_long; 12] = [
     libc::SYS_setxattr,
     libc::SYS_lsetxattr,
     libc::SYS_fsetxattr,
+    libc::SYS_getxattr,
+    libc::SYS_lgetxattr,
+    libc::SYS_fgetxattr,
+    libc::SYS_listxattr,
+    libc::SYS_llistxattr,
+    libc::SYS_flistxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
     libc::SYS_stat,
     libc::SYS_fstat,
     libc::SYS_lstat,
@@ -171,9 +181,13 @@ fn answer_one(listener: &OwnedFd) -> io::Result<()> {
         }
         call.assume_init()
     };
-    let answered = Call { process: call.pid, number: c_long::from(call.data.nr), arguments: call.data.args }.answer();
-    let flags = if answered { 0 } else { libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32 };
-    let mut response = libc::seccomp_notif_resp { id: call.id, val: 0, error: 0, flags };
+    let answer = Call { process: call.pid, number: c_long::from(call.data.nr), arguments: call.data.args }.answer();
+    let (val, error, flags) = match answer {
+        Some(Ok(value)) => (value, 0, 0),
+        Some(Err(number)) => (0, -number, 0),
+        None => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+    };
+    let mut response = libc::seccomp_notif_resp { id: call.id, val, error, flags };
     // SAFETY: the kernel reads the structure.
     if unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw mut response) } != 0 {
         let error = io::Error::last_os_error();
@@ -181,6 +195,9 @@ fn answer_one(listener: &OwnedFd) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// What a call comes back with: its value, or the number of an error.
+type Answer = std::result::Result<i64, c_int>;
 
 /// A call of a process of the sandbox. The process waits, so what its arguments point to stays.
 struct Call {
@@ -190,24 +207,36 @@ struct Call {
 }
 
 impl Call {
-    /// Whether it has been carried out, with success. Where not, the kernel does: it knows the right error best.
-    fn answer(&self) -> bool {
+    /// What it comes back with. `None` where the kernel is to carry it out: it knows the right error best.
+    fn answer(&self) -> Option<Answer> {
         let [a, b, c, d, e, _] = self.arguments;
         let cwd = i64::from(libc::AT_FDCWD) as u64;
+        let path = || self.path(cwd, a, 0);
+        let link = || self.path(cwd, a, libc::AT_SYMLINK_NOFOLLOW);
+        let descriptor = || self.descriptor(a);
         match self.number {
-            libc::SYS_chown => self.path(cwd, a, 0).is_some_and(|file| give(&file, b, c)),
-            libc::SYS_lchown => self.path(cwd, a, libc::AT_SYMLINK_NOFOLLOW).is_some_and(|file| give(&file, b, c)),
-            libc::SYS_fchown => self.descriptor(a).is_some_and(|file| give(&file, b, c)),
-            libc::SYS_fchownat => self.path(a, b, e as c_int).is_some_and(|file| give(&file, c, d)),
-            libc::SYS_setxattr => self.acl(b, c, d, || self.path(cwd, a, 0)),
-            libc::SYS_lsetxattr => self.acl(b, c, d, || self.path(cwd, a, libc::AT_SYMLINK_NOFOLLOW)),
-            libc::SYS_fsetxattr => self.acl(b, c, d, || self.descriptor(a)),
-            libc::SYS_stat => self.path(cwd, a, 0).is_some_and(|file| self.stat(&file, b)),
-            libc::SYS_lstat => self.path(cwd, a, libc::AT_SYMLINK_NOFOLLOW).is_some_and(|file| self.stat(&file, b)),
-            libc::SYS_fstat => self.descriptor(a).is_some_and(|file| self.stat(&file, b)),
-            libc::SYS_newfstatat => self.path(a, b, d as c_int).is_some_and(|file| self.stat(&file, c)),
-            libc::SYS_statx => self.path(a, b, c as c_int).is_some_and(|file| self.statx(&file, d, e)),
-            _ => false,
+            libc::SYS_chown => give(&path()?, b, c),
+            libc::SYS_lchown => give(&link()?, b, c),
+            libc::SYS_fchown => give(&descriptor()?, b, c),
+            libc::SYS_fchownat => give(&self.path(a, b, e as c_int)?, c, d),
+            libc::SYS_setxattr => self.set_acl(path, b, c, d),
+            libc::SYS_lsetxattr => self.set_acl(link, b, c, d),
+            libc::SYS_fsetxattr => self.set_acl(descriptor, b, c, d),
+            libc::SYS_getxattr => self.get_acl(path, b, c, d),
+            libc::SYS_lgetxattr => self.get_acl(link, b, c, d),
+            libc::SYS_fgetxattr => self.get_acl(descriptor, b, c, d),
+            libc::SYS_listxattr => self.give_bytes(&owner::attributes(&path()?)?, b, c),
+            libc::SYS_llistxattr => self.give_bytes(&owner::attributes(&link()?)?, b, c),
+            libc::SYS_flistxattr => self.give_bytes(&owner::attributes(&descriptor()?)?, b, c),
+            libc::SYS_removexattr => self.remove_acl(path, b),
+            libc::SYS_lremovexattr => self.remove_acl(link, b),
+            libc::SYS_fremovexattr => self.remove_acl(descriptor, b),
+            libc::SYS_stat => self.stat(&path()?, b),
+            libc::SYS_lstat => self.stat(&link()?, b),
+            libc::SYS_fstat => self.stat(&descriptor()?, b),
+            libc::SYS_newfstatat => self.stat(&self.path(a, b, d as c_int)?, c),
+            libc::SYS_statx => self.statx(&self.path(a, b, c as c_int)?, d, e),
+            _ => None,
         }
     }
 
@@ -238,40 +267,63 @@ impl Call {
         }
     }
 
-    /// Notes an access control list, which names owners too.
-    fn acl(&self, name: u64, value: u64, size: u64, file: impl FnOnce() -> Option<File>) -> bool {
-        let Some(name) = self.text(name).filter(|name| owner::is_acl(name)) else { return false };
-        let Some(value) = usize::try_from(size).ok().filter(|size| *size <= 65_536).and_then(|size| self.bytes(value, size))
-        else {
-            return false;
-        };
-        file().is_some_and(|file| owner::note_acl(&file, &name, &value).is_ok())
+    /// An attribute's name, if it is that of an access control list.
+    fn acl(&self, name: u64) -> Option<String> {
+        self.text(name).filter(|name| owner::is_acl(name))
     }
 
-    fn stat(&self, file: &File, address: u64) -> bool {
-        let Some((uid, gid)) = owner::noted(file) else { return false };
+    /// Notes an access control list, which names owners too.
+    fn set_acl(&self, file: impl FnOnce() -> Option<File>, name: u64, value: u64, size: u64) -> Option<Answer> {
+        let name = self.acl(name)?;
+        let size = usize::try_from(size).ok().filter(|size| *size <= 65_536)?;
+        let noted = owner::note_acl(&file()?, &name, &self.bytes(value, size)?).ok()?;
+        noted.then_some(Ok(0))
+    }
+
+    fn get_acl(&self, file: impl FnOnce() -> Option<File>, name: u64, value: u64, size: u64) -> Option<Answer> {
+        let name = self.acl(name)?;
+        self.give_bytes(&owner::noted_acl(&file()?, &name)?, value, size)
+    }
+
+    fn remove_acl(&self, file: impl FnOnce() -> Option<File>, name: u64) -> Option<Answer> {
+        let name = self.acl(name)?;
+        owner::forget_acl(&file()?, &name).ok()?.then_some(Ok(0))
+    }
+
+    /// Writes bytes to a buffer of `size`, or tells how many they are where that is 0, as calls for attributes do.
+    fn give_bytes(&self, bytes: &[u8], address: u64, size: u64) -> Option<Answer> {
+        match size {
+            0 => (),
+            size if size < bytes.len() as u64 => return Some(Err(libc::ERANGE)),
+            _ => self.write(address, bytes)?,
+        }
+        Some(Ok(bytes.len() as i64))
+    }
+
+    fn stat(&self, file: &File, address: u64) -> Option<Answer> {
+        let (uid, gid) = owner::noted(file)?;
         let mut stat = MaybeUninit::<libc::stat>::zeroed();
         // SAFETY: the kernel writes the structure.
         if unsafe { libc::fstat(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
-            return false;
+            return None;
         }
         // SAFETY: zeroed, then written.
         let mut stat = unsafe { stat.assume_init() };
         (stat.st_uid, stat.st_gid) = (uid, gid);
-        self.write(address, &stat)
+        self.write(address, bytes_of(&stat)).map(|()| Ok(0))
     }
 
-    fn statx(&self, file: &File, mask: u64, address: u64) -> bool {
-        let Some((uid, gid)) = owner::noted(file) else { return false };
+    fn statx(&self, file: &File, mask: u64, address: u64) -> Option<Answer> {
+        let (uid, gid) = owner::noted(file)?;
         let mut stat = MaybeUninit::<libc::statx>::zeroed();
         // SAFETY: the kernel writes the structure.
         if unsafe { libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask as u32, stat.as_mut_ptr()) } != 0 {
-            return false;
+            return None;
         }
         // SAFETY: zeroed, then written.
         let mut stat = unsafe { stat.assume_init() };
         (stat.stx_uid, stat.stx_gid) = (uid, gid);
-        self.write(address, &stat)
+        self.write(address, bytes_of(&stat)).map(|()| Ok(0))
     }
 
     /// The text at an address of the process.
@@ -298,14 +350,20 @@ impl Call {
         (usize::try_from(count) == Ok(size)).then_some(bytes)
     }
 
-    /// Writes a structure of the kernel's to an address of the process.
-    fn write<T>(&self, address: u64, value: &T) -> bool {
-        let local = libc::iovec { iov_base: std::ptr::from_ref(value).cast_mut().cast::<c_void>(), iov_len: size_of::<T>() };
-        let remote = libc::iovec { iov_base: address as *mut c_void, iov_len: size_of::<T>() };
-        // SAFETY: reads as many bytes as the value has.
+    /// Writes to an address of the process.
+    fn write(&self, address: u64, bytes: &[u8]) -> Option<()> {
+        let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast::<c_void>(), iov_len: bytes.len() };
+        let remote = libc::iovec { iov_base: address as *mut c_void, iov_len: bytes.len() };
+        // SAFETY: reads as many bytes as there are.
         let count = unsafe { libc::process_vm_writev(self.process as c_int, &raw const local, 1, &raw const remote, 1, 0) };
-        usize::try_from(count) == Ok(size_of::<T>())
+        (usize::try_from(count) == Ok(bytes.len())).then_some(())
     }
+}
+
+/// A structure of the kernel's as it lies in memory.
+fn bytes_of<T>(value: &T) -> &[u8] {
+    // SAFETY: the kernel's structures have no bytes that are not theirs; they were zeroed before.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }
 }
 
 /// A place in the tree, neither read nor written.
@@ -318,9 +376,9 @@ fn open(path: &str, flags: c_int) -> Option<File> {
 }
 
 /// Notes an owner; -1 leaves a number as it is.
-fn give(file: &File, uid: u64, gid: u64) -> bool {
+fn give(file: &File, uid: u64, gid: u64) -> Option<Answer> {
     let (old_uid, old_gid) = owner::noted(file).unwrap_or((0, 0));
     let or = |new: u64, old: u32| if new as u32 == u32::MAX { old } else { new as u32 };
     // What cannot have a note, a link or a socket, stays root's.
-    owner::note(file, or(uid, old_uid), or(gid, old_gid)).is_ok()
+    owner::note(file, or(uid, old_uid), or(gid, old_gid)).is_ok().then_some(Ok(0))
 }
