@@ -97,8 +97,11 @@ fn a_release_without_rpm_packages_is_none_for_anaconda() {
     );
 }
 
+/// A disk: its name and serial number, and of each partition the name in the table and the label.
+type Disk<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 /// A machine's disks as sysfs and /dev show them: each with partitions, which have a name in the table or a label.
-fn machine(folder: &Path, disks: &[(&str, &str, &[(&str, &str)])]) {
+fn machine(folder: &Path, disks: &[Disk]) {
     for (disk, serial, partitions) in disks {
         let sys = folder.join("sys/block").join(disk);
         fs::create_dir_all(&sys).unwrap();
@@ -123,7 +126,7 @@ fn machine(folder: &Path, disks: &[(&str, &str, &[(&str, &str)])]) {
 }
 
 /// What `%pre` of controller01 says, and what it writes for the installer.
-fn pre(disk: &str, disks: &[(&str, &str, &[(&str, &str)])]) -> (Output, String) {
+fn pre(disk: &str, disks: &[Disk]) -> (Output, String) {
     let (_test, bundle) = bundle(disk);
     let folder = tempfile::tempdir().unwrap();
     machine(folder.path(), disks);

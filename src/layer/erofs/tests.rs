@@ -42,7 +42,7 @@ fn tree() -> Tree {
         add(format!("noise/{length}"), noise(length));
     }
     // Some extents of the last are stored as they are, others not.
-    let half = |index: usize| if index / 524_288 % 2 == 0 { 0 } else { (index * index % 65_521) as u8 };
+    let half = |index: usize| if (index / 524_288).is_multiple_of(2) { 0 } else { (index * index % 65_521) as u8 };
     add("mixed".to_string(), bytes(3_000_000, half));
     for index in 0..300 {
         add(format!("many/{index}-{}", "x".repeat(index % 250)), file(index));

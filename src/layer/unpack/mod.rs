@@ -132,7 +132,7 @@ fn write_files(
             Kind::Directory => {}
             Kind::File(range) => {
                 // Nobody can read it before it has its owner and mode.
-                let mut file = std::fs::File::options().write(true).create_new(true).mode(0).open(&place).doing(what)?;
+                let mut file = std::fs::File::options().write(true).create_new(true).mode(0o000).open(&place).doing(what)?;
                 file.write_all(archive.content(range)?).doing(what)?;
                 drop(file);
                 settle(&place, owners.of(entry), entry).doing(what)?;

@@ -76,7 +76,7 @@ impl Deb {
             ("data.tar", self.data.into_inner().unwrap()),
         ];
         for (name, body) in members {
-            write!(file, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, body.len()).unwrap();
+            writeln!(file, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 0, 100_644, body.len()).unwrap();
             file.write_all(&body).unwrap();
         }
         Archive::open(path).unwrap()

@@ -167,7 +167,7 @@ fn tables(old: Option<&Table>, description: &Description, sectors: u64, wipe_sta
     let state = old.filter(|_| !wipe_state).and_then(|table| table.named(STATE_PARTITION)).map(|(_, state)| state.clone());
     // The first sector behind the system.
     let end = description.end() / SECTOR;
-    let mib = |sectors: u64| sectors * SECTOR >> 20;
+    let mib = |sectors: u64| (sectors * SECTOR) >> 20;
     let least = end + MIN_SIZE / SECTOR + ALIGNMENT + BACK;
     match &state {
         None if sectors < least => {
