@@ -16,6 +16,15 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = "user.ostack.";
 const NOTE: &str = "user.ostack.owner";
 const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+/// Tags of an access control list's entries, by the names that Linux's posix_acl.h has for them.
+mod tag {
+    pub const USER_OBJ: u16 = 0x01;
+    pub const USER: u16 = 0x02;
+    pub const GROUP_OBJ: u16 = 0x04;
+    pub const GROUP: u16 = 0x08;
+    pub const MASK: u16 = 0x10;
+    pub const OTHER: u16 = 0x20;
+}
 
 /// Gives a path an owner; a symbolic link itself.
 ///
@@ -96,10 +105,9 @@ pub(super) fn noted_acl(file: &File, name: &str) -> Option<Vec<u8>> {
 /// # Errors
 /// The kernel's.
 pub(super) fn forget_acl(file: &File, name: &str) -> io::Result<bool> {
-    let noted = noted_acl(file, name).is_some();
-    if noted {
-        rustix::fs::removexattr(through(file), format!("{PREFIX}{name}"))?;
-    }
+    let removed = rustix::fs::removexattr(through(file), format!("{PREFIX}{name}"));
+    let noted = removed.is_ok();
+    absent(removed)?;
     Ok(noted)
 }
 
@@ -119,7 +127,7 @@ pub(super) fn attributes(file: &File) -> Option<Vec<u8>> {
 
 /// Whether a list has entries of users or groups with numbers.
 fn names_somebody(list: &[u8]) -> bool {
-    entries(list).any(|(tag, _)| [0x02, 0x08].contains(&tag))
+    entries(list).any(|(tag, _)| [tag::USER, tag::GROUP].contains(&tag))
 }
 
 /// Tag and permissions of a list's entries. The form is that of Linux's posix_acl_xattr.h: 4 bytes of version, then entries of 8, tag
@@ -133,10 +141,10 @@ fn entries(list: &[u8]) -> impl Iterator<Item = (u16, u32)> {
 fn as_of(name: &str, mut list: Vec<u8>, mode: u32) -> Vec<u8> {
     if name == ACLS[0] {
         for entry in list.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
-            let shift = match entry[0] {
-                0x01 => 6,
-                0x10 => 3,
-                0x20 => 0,
+            let shift = match u16::from_le_bytes([entry[0], entry[1]]) {
+                tag::USER_OBJ => 6,
+                tag::MASK => 3,
+                tag::OTHER => 0,
                 _ => continue,
             };
             entry[2] = (mode >> shift & 7) as u8;
@@ -148,7 +156,8 @@ fn as_of(name: &str, mut list: Vec<u8>, mode: u32) -> Vec<u8> {
 /// The permissions that a list stands for: its owner's, its mask's or else its group's, and those of others.
 fn permissions(list: &[u8]) -> Option<u32> {
     let entries: BTreeMap<u16, u32> = entries(list).collect();
-    let (user, group, mask, other) = (entries.get(&0x01)?, entries.get(&0x04)?, entries.get(&0x10), entries.get(&0x20)?);
+    let (user, group, other) = (entries.get(&tag::USER_OBJ)?, entries.get(&tag::GROUP_OBJ)?, entries.get(&tag::OTHER)?);
+    let mask = entries.get(&tag::MASK);
     Some(user << 6 | mask.unwrap_or(group) << 3 | other)
 }
 
